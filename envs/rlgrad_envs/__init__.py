@@ -1,0 +1,4 @@
+"""Gymnasium environments of metric problems.
+
+The environments will live here. Nothing is registered yet.
+"""

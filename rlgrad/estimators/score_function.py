@@ -1,0 +1,60 @@
+"""REINFORCE: the gradient of an expectation from nothing but rewards."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rlgrad.credit import Credit, Play, leave_one_out
+from rlgrad.estimators.surrogate import rewards_of, with_gradient
+from rlgrad.metrics import Score
+from rlgrad.policies import Policy
+
+
+@dataclass(frozen=True)
+class score_function:
+    """The score-function estimator (REINFORCE, likelihood ratio), for any scorer.
+
+        grad E[r(b)] = E[ A(b) grad log p(b) ],  estimated by the mean over draws
+
+    Unbiased for each credit A of this library: they subtract from the reward only what the draw does not decide. Its
+    variance grows with the number of decisions that share one reward.
+
+    Args:
+        draws: how many times all decisions are drawn for each estimate.
+        credit: from rewards to advantages; the default leaves one out.
+
+    Raises:
+        ValueError: fewer draws than 1, or than the 2 that leave_one_out needs.
+
+    Source: Williams (1992); Kool et al. (2019) for the default credit.
+
+    Example:
+        >>> from rlgrad import Bernoulli
+        >>> from rlgrad.metrics import Scorer, f1
+        >>> logits = torch.zeros(4, requires_grad=True)
+        >>> target = torch.tensor([1, 0, 1, 0])
+        >>> estimate = score_function(draws=1000)
+        >>> value = estimate(Bernoulli(logits), Scorer(f1, target), generator=torch.Generator().manual_seed(0))
+        >>> value.backward()
+        >>> logits.grad > 0
+        tensor([ True, False,  True, False])
+    """
+
+    draws: int = 16
+    credit: Credit = leave_one_out
+
+    def __post_init__(self) -> None:
+        needed = 2 if self.credit is leave_one_out else 1
+        if self.draws < needed:
+            raise ValueError(f"needed at least {needed} draws, got {self.draws}; raise draws or choose another credit")
+
+    def __call__(
+        self, policy: Policy, score: Score, *, generator: torch.Generator | None = None
+    ) -> Float[Tensor, "*batch"]:
+        decision = policy.sample(self.draws, generator=generator)
+        reward = rewards_of(score, decision)
+        advantage = self.credit(reward, Play(policy, decision, score)).detach()
+        surrogate = policy.log_likelihood(decision, advantage.to(policy.logits.dtype) / self.draws)
+        return with_gradient(reward.mean(0), surrogate)

@@ -1,0 +1,97 @@
+"""The true metric of a model's decisions."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from rlgrad.checks import check_target
+from rlgrad.metrics import Counts, Metric, as_metric, hard_counts
+from rlgrad.policies import Bernoulli, Categorical
+from rlgrad.train.batches import Batches, Data
+
+PolicyType = type[Bernoulli] | type[Categorical]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The true metric of a model's decisions.
+
+    Args:
+        value: the metric, averaged over rows where rows are scored apart.
+        threshold: decisions were ``logits > threshold``.
+        counts: confusion counts of all decisions together; None where decisions are not yes or no.
+    """
+
+    value: float
+    threshold: float
+    counts: Counts | None
+
+
+def evaluate(
+    model: nn.Module,
+    data: Data,
+    metric: Metric | Callable[..., object],
+    *,
+    threshold: float = 0.0,
+    policy: PolicyType = Bernoulli,
+    batch_size: int = 4096,
+) -> Evaluation:
+    """The true metric of a model's decisions on a data set, all batches together.
+
+    Args:
+        model: as in ``fit``; it is run in evaluation mode, on the device it is on.
+        data: a pair of tensors, or an iterable of batches.
+        metric: a CountMetric, or a function of one row's (decision, target).
+        threshold: decisions are ``logits > threshold``.
+        policy: Bernoulli, or Categorical, which decides for the most probable class.
+        batch_size: rows a batch, where the data are tensors.
+
+    Raises:
+        TypeError, ValueError: shapes or values that do not fit; there are no data.
+
+    Example:
+        >>> from rlgrad import evaluate
+        >>> from rlgrad.metrics import f1
+        >>> x = torch.tensor([[1.0], [2.0], [-1.0]])
+        >>> result = evaluate(nn.Flatten(0), (x, torch.tensor([1, 0, 0])), f1)
+        >>> print(f"{result.value:.4f}", [int(count) for count in result.counts])
+        0.6667 [1, 1, 0, 1]
+    """
+    logits, target = predict(model, Batches(data, "data").in_order(batch_size), policy)
+    return judge(logits, target, as_metric(metric), threshold, policy)
+
+
+def judge(logits: Tensor, target: Tensor, metric: Metric, threshold: float, policy: PolicyType) -> Evaluation:
+    """The metric of the decisions that logits stand for."""
+    decision = policy(logits - threshold).mode if threshold else policy(logits).mode
+    value = float(metric(decision, target).mean())
+    counts = None
+    if policy is Bernoulli:
+        counts = hard_counts(decision.flatten(), target.flatten())
+    return Evaluation(value, threshold, counts)
+
+
+def predict(model: nn.Module, batches: Iterable[Sequence[Tensor]], policy: PolicyType) -> tuple[Tensor, Tensor]:
+    """Logits and targets of a data set, from the model in evaluation mode."""
+    device = next((parameter.device for parameter in model.parameters()), None)
+    was_training = model.training
+    model.eval()
+    logits, targets = [], []
+    try:
+        with torch.no_grad():
+            for x, y in batches:
+                target = y.to(device)
+                logits.append(_checked(model(x.to(device)), target, policy))
+                targets.append(target)
+    finally:
+        model.train(was_training)
+    if not targets:
+        raise ValueError("needed data to evaluate on, got no batch; an iterator can be gone through only once")
+    return torch.cat(logits), torch.cat(targets)
+
+
+def _checked(logits: Tensor, target: Tensor, policy: PolicyType) -> Tensor:
+    check_target(logits, target, axes=1 if policy is Bernoulli else 2)
+    return logits
