@@ -41,10 +41,10 @@ def check_logits(logits: Shaped[Tensor, "..."], *, axes: int = 1) -> None:
             f"needed logits of shape ({names}), got {describe(logits)}; a bare squeeze() also drops a batch of one, "
             "use squeeze(-1)"
         )
-    # The sum is NaN where any entry is, at a fraction of the price of isnan; +inf - inf is NaN too, hence the second look.
+    # The sum is NaN where an entry is, and costs less than isnan; +inf - inf is NaN too, hence the second look.
     if values_visible() and torch.isnan(logits.detach().sum()) and (bad := torch.isnan(logits)).any():
         raise ValueError(
-            f"needed logits without NaN, got {int(bad.sum())} NaN of {logits.numel()}, the first at {first_index(bad)}; "
+            f"needed logits without NaN, got {int(bad.sum())} of {logits.numel()}, the first at {first_index(bad)}; "
             "look for a diverged weight or a NaN in the input"
         )
 

@@ -101,11 +101,10 @@ class MovingAverage(nn.Module):
         self.register_buffer("weight", torch.zeros((), dtype=torch.float32))
 
     def extra_repr(self) -> str:
+        """The decay, for ``repr``."""
         return f"decay={self.decay}"
 
-    def forward(
-        self, reward: Float[Tensor, "draws *batch"], play: Play | None = None
-    ) -> Float[Tensor, "draws *batch"]:
+    def forward(self, reward: Float[Tensor, "draws *batch"], play: Play | None = None) -> Float[Tensor, "draws *batch"]:
         """Advantages against the average of earlier calls, which then takes in these rewards."""
         past = torch.where(self.weight > 0, self.average / self.weight, 0.0)
         if reward.numel():
@@ -127,9 +126,7 @@ def greedy(reward: Float[Tensor, "draws *batch"], play: Play | None) -> Float[Te
     return reward - play.score(play.policy.mode[None]).to(reward)
 
 
-def counterfactual(
-    reward: Float[Tensor, "draws *batch"], play: Play | None
-) -> Float[Tensor, "draws *batch items"]:
+def counterfactual(reward: Float[Tensor, "draws *batch"], play: Play | None) -> Float[Tensor, "draws *batch items"]:
     """Each decision's own share: the reward less its mean over this one decision drawn anew, all others as they are.
 
     A_i = r(b) - E[r(b with b_i drawn again)] = (b_i - p_i) (r(b with b_i = 1) - r(b with b_i = 0)). For a CountMetric

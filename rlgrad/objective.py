@@ -20,7 +20,7 @@ ESTIMATORS: dict[str, Callable[[], Estimator]] = {
 
 
 class MetricLoss(nn.Module):
-    """1 - E[metric] of the decisions that the logits stand for, with a policy gradient: minimise it to raise the metric.
+    """1 - E[metric] of the decisions that logits stand for, with a policy gradient: minimise it to raise the metric.
 
     It stands where ``nn.BCEWithLogitsLoss`` stood. The logits are a policy: each decision is drawn with probability
     sigmoid(logit), and the loss is one minus the (estimated) expectation of the metric over those draws, averaged over
@@ -45,8 +45,8 @@ class MetricLoss(nn.Module):
 
     Raises:
         TypeError: the metric or the estimator is nothing of the kind; a wrong dtype.
-        ValueError: an unknown name; on use, shapes that differ, NaN logits, targets other than 0 and 1, rows of a single
-            item (a trailing axis of size one that should be squeezed away).
+        ValueError: an unknown name; on use, shapes that differ, NaN logits, targets other than 0 and 1, rows of a
+            single item (a trailing axis of size one that should be squeezed away).
 
     Example:
         >>> import rlgrad
@@ -81,11 +81,10 @@ class MetricLoss(nn.Module):
         self.generator = generator
 
     def extra_repr(self) -> str:
+        """What the loss is made of, for ``repr``."""
         return f"{self.metric!r}, {self.estimator!r}, policy={self.policy.__name__}, reduction={self.reduction!r}"
 
-    def forward(
-        self, logits: Float[Tensor, "..."], target: Shaped[Tensor, "*batch items"]
-    ) -> Float[Tensor, "*rows"]:
+    def forward(self, logits: Float[Tensor, "..."], target: Shaped[Tensor, "*batch items"]) -> Float[Tensor, "*rows"]:
         """1 - E[metric], reduced over rows."""
         axes = 1 if self.policy is Bernoulli else 2
         check_logits(logits, axes=axes)

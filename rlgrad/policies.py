@@ -61,16 +61,14 @@ class Bernoulli:
         """The more probable decision; 0 on a tie."""
         return self.logits > 0
 
-    def sample(
-        self, draws: int, *, generator: torch.Generator | None = None
-    ) -> Bool[Tensor, "draws *batch items"]:
+    def sample(self, draws: int, *, generator: torch.Generator | None = None) -> Bool[Tensor, "draws *batch items"]:
         """Decisions drawn independently."""
         probs = self.probs.detach()
         uniform = torch.rand((draws, *probs.shape), dtype=probs.dtype, device=probs.device, generator=generator)
         return uniform < probs
 
     def log_prob(self, decision: Bool[Tensor, "... items"]) -> Float[Tensor, "... items"]:
-        """log P(decision), for each decision, with or without a draws axis.
+        """Log P(decision), for each decision, with or without a draws axis.
 
         Raises:
             ValueError: the decision's trailing axes are not those of the logits.
@@ -96,9 +94,7 @@ class Bernoulli:
         """
         _check_shape(decision, self.logits.shape)
         weight = _per_item(weight, decision)
-        ones = sum(
-            (weight[part] * decision[part]).sum(0) for part in slices(len(decision), self.logits.numel())
-        )
+        ones = sum((weight[part] * decision[part]).sum(0) for part in slices(len(decision), self.logits.numel()))
         zeros = weight.sum(0) - ones
         return (ones * F.logsigmoid(self.logits) + zeros * F.logsigmoid(-self.logits)).sum(-1)
 
@@ -154,7 +150,7 @@ class Categorical:
         return torch.searchsorted(cumulative, uniform.movedim(0, -1).contiguous(), right=True).movedim(-1, 0)
 
     def log_prob(self, decision: Int[Tensor, "... items"]) -> Float[Tensor, "... items"]:
-        """log P(decision), for each decision, with or without a draws axis.
+        """Log P(decision), for each decision, with or without a draws axis.
 
         Raises:
             ValueError: the decision's trailing axes are not those of the logits, or name no class.

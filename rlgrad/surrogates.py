@@ -63,6 +63,7 @@ class weighted_bce:
             raise ValueError(f'needed "balanced" or a positive weight, got {weight!r}')
 
     def __call__(self, logits: Float[Tensor, "*batch items"], target: Shaped[Tensor, "*batch items"]) -> Tensor:
+        """The loss, a scalar."""
         logits, true = _checked(logits, target)
         weight = torch.where(true, self._of_positives(true), 1.0).to(logits.dtype)
         losses = F.binary_cross_entropy_with_logits(logits, true.to(logits), reduction="none")
@@ -106,6 +107,7 @@ class focal:
             raise ValueError(f"needed alpha in [0, 1] or None, got {self.alpha}")
 
     def __call__(self, logits: Float[Tensor, "*batch items"], target: Shaped[Tensor, "*batch items"]) -> Tensor:
+        """The loss, a scalar."""
         logits, true = _checked(logits, target)
         of_truth = torch.where(true, logits, -logits)
         # (1 - p_t)^gamma through its logarithm, whose gradient is finite where p_t rounds to 1.
@@ -145,6 +147,7 @@ class soft:
             raise TypeError(f"needed a CountMetric, got {self.metric!r}; write the metric as a formula of counts")
 
     def __call__(self, logits: Float[Tensor, "*batch items"], target: Shaped[Tensor, "*batch items"]) -> Tensor:
+        """The loss, a scalar."""
         logits, true = _checked(logits, target)
         probs = torch.sigmoid(logits.to(count_dtype(logits.device)))
         losses = 1 - self.metric.of_counts(*expected_counts(probs, true))

@@ -31,6 +31,7 @@ NODES = 12  # of the Gauss rule
 CUMULANTS = 6  # of the count that the Gauss rule matches
 ORDER = 12  # of the Hermite series that corrects its weights
 _TAIL = 1 / 32  # probabilities within this of 0 or 1 enter the law through power sums
+_FEW = 4096  # items up to which power sums do not pay
 _POWERS = 11  # of those sums: the first one left out is (2 / 32)^12 / 12 = 3e-16
 
 
@@ -69,34 +70,38 @@ def count_rule(p: Float[Tensor, "rows items"]) -> tuple[Float[Tensor, "rows node
 
 def law_rule(p: Float[Tensor, "rows items"]) -> tuple[Float[Tensor, "rows nodes"], Float[Tensor, "rows nodes"]]:
     """The integers around the mean and their probabilities, from the characteristic function on as many frequencies."""
-    items = p.shape[-1]
-    window = min(WINDOW, items + 1 + items % 2)
+    outcomes = int((p > 0).sum(-1).max()) + 1
+    window = min(WINDOW, outcomes + 1 - outcomes % 2)
     theta = 2 * math.pi / window * torch.arange(window // 2 + 1, dtype=p.dtype, device=p.device)
-    phi = torch.exp(_log_characteristic(p, theta))
     # P(X = r modulo the window); within the window itself nothing else has that remainder but the far tails.
-    by_remainder = torch.fft.irfft(phi.conj(), n=window)
-    start = (p.detach().sum(-1).round() - window // 2).clamp(0, max(0, items + 1 - window))
+    by_remainder = torch.fft.irfft(_characteristic(p, theta).conj(), n=window)
+    start = (p.detach().sum(-1).round() - window // 2).clamp(0, max(0, outcomes - window))
     nodes = start[:, None] + torch.arange(window, dtype=p.dtype, device=p.device)
-    return nodes.clamp(max=items), by_remainder.gather(-1, nodes.long() % window)
+    return nodes.clamp(max=outcomes - 1), by_remainder.gather(-1, nodes.long() % window)
 
 
-def _log_characteristic(
+def _characteristic(
     p: Float[Tensor, "rows items"], theta: Float[Tensor, " frequencies"]
 ) -> Complex[Tensor, "rows frequencies"]:
-    """log E[exp(i theta X)] = sum over items of log(1 + p z), z = exp(i theta) - 1.
+    """E[exp(i theta X)] = product over items of (1 + p z), z = exp(i theta) - 1.
 
-    Most decisions of a narrow count are nearly sure. They enter through the power series of the logarithm, whose
-    coefficients are power sums of p (or of 1 - p, counted from the other end); only the others, at most
-    SWITCH^2 / (_TAIL (1 - _TAIL)), are taken one by one.
+    Few items are multiplied one by one. Of many, most decisions of a narrow count are nearly sure: those enter through
+    the power series of the logarithm, whose coefficients are power sums of p (or of 1 - p, counted from the other end),
+    and only the others, at most SWITCH^2 / (_TAIL (1 - _TAIL)) = 1190 a row, one by one.
     """
     z = torch.polar(torch.ones_like(theta), theta) - 1
+    if p.shape[-1] <= _FEW:
+        return _product(p, z)
     low, high = p <= _TAIL, p >= 1 - _TAIL
-    log_phi = _series(torch.where(low, p, 0.0), z) + _series(torch.where(high, 1 - p, 0.0), z.conj())
-    log_phi = log_phi + 1j * theta * high.sum(-1, keepdim=True)
-    row, item = (~(low | high)).nonzero(as_tuple=True)
-    terms = torch.view_as_real(torch.log(1 + p[row, item, None] * z))
-    single = torch.zeros(*log_phi.shape, 2, dtype=p.dtype, device=p.device).index_add(0, row, terms)
-    return log_phi + torch.view_as_complex(single)
+    log_sure = _series(torch.where(low, p, 0.0), z) + _series(torch.where(high, 1 - p, 0.0), z.conj())
+    log_sure = log_sure + 1j * theta * high.sum(-1, keepdim=True)
+    return torch.exp(log_sure) * _product(torch.where(low | high, 0.0, p), z)
+
+
+def _product(p: Float[Tensor, "rows items"], z: Complex[Tensor, " frequencies"]) -> Complex[Tensor, "rows frequencies"]:
+    """Product over items of (1 + p z), over those with p > 0. No factor is zero, since no frequency is pi."""
+    members = p.topk(int((p > 0).sum(-1).max()), sorted=False).values
+    return torch.prod(1 + members[..., None] * z, dim=1)
 
 
 def _series(p: Float[Tensor, "rows items"], z: Complex[Tensor, " frequencies"]) -> Complex[Tensor, "rows frequencies"]:

@@ -51,6 +51,7 @@ class counterfactual:
     def __call__(
         self, policy: Policy, score: Score, *, generator: torch.Generator | None = None
     ) -> Float[Tensor, "*batch"]:
+        """E[reward] for each row, differentiable in the policy's logits."""
         metric, target = counted(policy, score, who="counterfactual")
         probs = policy.probs
         gain = reward = torch.zeros(())

@@ -50,6 +50,7 @@ class exact:
     def __call__(
         self, policy: Policy, score: Score, *, generator: torch.Generator | None = None
     ) -> Float[Tensor, "*batch"]:
+        """E[reward] for each row, differentiable in the policy's logits."""
         metric, target = counted(policy, score, who="exact")
         *batch, items = target.shape
         target = target.reshape(-1, items)

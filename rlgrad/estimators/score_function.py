@@ -53,6 +53,7 @@ class score_function:
     def __call__(
         self, policy: Policy, score: Score, *, generator: torch.Generator | None = None
     ) -> Float[Tensor, "*batch"]:
+        """E[reward] for each row, differentiable in the policy's logits."""
         decision = policy.sample(self.draws, generator=generator)
         reward = rewards_of(score, decision)
         advantage = self.credit(reward, Play(policy, decision, score)).detach()

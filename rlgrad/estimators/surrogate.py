@@ -17,12 +17,12 @@ class Estimator(Protocol):
 
     def __call__(
         self, policy: Policy, score: Score, *, generator: torch.Generator | None = None
-    ) -> Float[Tensor, "*batch"]: ...
+    ) -> Float[Tensor, "*batch"]:
+        """E[reward] for each row, differentiable in the policy's logits."""
+        ...
 
 
-def with_gradient(
-    value: Float[Tensor, "*batch"], surrogate: Float[Tensor, "*batch"]
-) -> Float[Tensor, "*batch"]:
+def with_gradient(value: Float[Tensor, "*batch"], surrogate: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
     """A tensor that has the value of the one and the gradient of the other."""
     return value.detach().to(surrogate.dtype) + (surrogate - surrogate.detach())
 

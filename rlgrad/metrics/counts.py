@@ -63,7 +63,7 @@ def expected_counts(probs: Float[Tensor, "*batch items"], target: Shaped[Tensor,
 
 
 def count_dtype(device: torch.device) -> torch.dtype:
-    """The floating-point type in which formulas are evaluated: float64, or float32 on Apple's MPS, which has no other."""
+    """The type in which formulas are evaluated: float64, or float32 on Apple's MPS, which has no other."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 

@@ -34,6 +34,7 @@ class Scorer:
     target: Shaped[Tensor, "*batch items"]
 
     def __call__(self, decision: Shaped[Tensor, "draws *batch items"]) -> Float[Tensor, "draws *batch"]:
+        """Rewards of the decisions."""
         return self.metric(decision, self.target)
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ class Batches:
                     f"{tuple(y.shape)}"
                 )
         elif isinstance(data, Iterable) and not isinstance(data, str | bytes):
-            self.loader = data
+            self.loader = cast("Iterable[Sequence[Tensor]]", data)
         else:
             raise TypeError(f"needed a pair of tensors or an iterable of batches as {what}, got {type(data).__name__}")
 

@@ -111,7 +111,7 @@ class _Run:
 
         total = sum(stage.epochs for stage in stages)
         try:
-            with tqdm(total=total, unit="epoch", disable=not progress, leave=False) as bar:
+            with tqdm(total=total, unit="epoch", disable=None if progress else True, leave=False) as bar:
                 for stage in stages:
                     self.model.load_state_dict(self.best_weights)
                     for epoch in self._epochs(stage, batch_size, seed):
@@ -165,7 +165,9 @@ class _Run:
         if not self.history.epochs:
             return "the model keeps its initial weights"
         best = self.history.best
-        return f"the model keeps the weights of epoch {best.epoch} (validation {self.metric.name} {best.validation:.4f})"
+        return (
+            f"the model keeps the weights of epoch {best.epoch} (validation {self.metric.name} {best.validation:.4f})"
+        )
 
 
 class _Step:
@@ -190,7 +192,7 @@ class _Step:
         self.optimizer.zero_grad()
         self.fabric.backward(loss)
         # A gradient scaler meets infinite gradients by design, and skips the step itself.
-        if "16-mixed" != self.fabric._precision.precision:
+        if self.fabric._precision.precision != "16-mixed":
             for name, parameter in self.run.model.named_parameters():
                 if parameter.grad is not None:
                     self._refuse(f"the gradient of {name}", parameter.grad, where, "lower lr")

@@ -1,0 +1,239 @@
+"""A trained table model as a folder: weights, preprocessing and a description, none of them code.
+
+model/model.json             what it is: columns, classes, metric, threshold, results, versions
+model/preprocessing.skops    the fitted scikit-learn transformer
+model/weights.safetensors    the network
+model/SHA256SUMS             of the three, verified on loading; ``sha256sum -c`` reads it too
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import nn
+
+from rlgrad.tables import encode, load_preprocessor, save_preprocessor
+
+if TYPE_CHECKING:
+    import sklearn.compose
+
+_FORMAT = 1
+_FILES = ("model.json", "preprocessing.skops", "weights.safetensors")
+
+
+def linear(inputs: int) -> nn.Module:
+    """Logistic regression's network: one logit, linear in the inputs."""
+    return nn.Sequential(nn.Linear(inputs, 1), nn.Flatten(0))
+
+
+def mlp(inputs: int) -> nn.Module:
+    """Two hidden layers of 64 rectified units."""
+    return nn.Sequential(
+        nn.Linear(inputs, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 1), nn.Flatten(0)
+    )
+
+
+NETWORKS: dict[str, Callable[[int], nn.Module]] = {"linear": linear, "mlp": mlp}
+
+
+def build(network: str, inputs: int, *, seed: int) -> nn.Module:
+    """A network with fresh weights that depend on the seed alone; the global generator is left as it was.
+
+    Args:
+        network: a name in ``NETWORKS``.
+        inputs: columns of the encoded table.
+        seed: of the weights.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return NETWORKS[network](inputs)
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a saved model is, as ``model.json`` holds it.
+
+    Args:
+        network: a name in ``NETWORKS``.
+        inputs: columns of the encoded table.
+        target: name of the target column in training.
+        classes: label of the negative and of the positive class.
+        threshold: the positive class is predicted where the logit is above it.
+        metric: name of the metric trained for.
+        scores: that metric on each part of the training table.
+        versions: of the software that trained it.
+    """
+
+    network: str
+    inputs: int
+    target: str
+    classes: tuple[str, str]
+    threshold: float
+    metric: str
+    scores: dict[str, float] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TableModel:
+    """A network and the preprocessing that its inputs went through."""
+
+    description: Description
+    network: nn.Module
+    preprocessing: "sklearn.compose.ColumnTransformer"
+
+    def logits(self, table: pd.DataFrame) -> Float[np.ndarray, " rows"]:
+        """Logits of the positive class for the rows of a table.
+
+        Raises:
+            ValueError: a column of training is missing or of another kind, or a number is infinite.
+        """
+        x = torch.from_numpy(encode(self.preprocessing, table))
+        self.network.eval()
+        with torch.no_grad():
+            logits: torch.Tensor = self.network(x)
+        return logits.double().numpy()
+
+    def predict(self, table: pd.DataFrame) -> pd.DataFrame:
+        """For each row, in order: the probability of the positive class, and the predicted label.
+
+        The probability is the policy's, sigmoid of the logit: a model trained on F1 puts it where F1 is highest, which
+        need not be calibrated.
+        """
+        logits = self.logits(table)
+        negative, positive = self.description.classes
+        return pd.DataFrame(
+            {
+                "probability": torch.sigmoid(torch.from_numpy(logits)).numpy(),
+                "prediction": np.where(logits > self.description.threshold, positive, negative),
+            }
+        )
+
+
+def check_destination(folder: str | Path, *, overwrite: bool) -> None:
+    """Find out before training whether the model can be saved there.
+
+    Raises:
+        FileExistsError: something is there, and ``overwrite`` is not asked for, or it is not a saved model.
+        OSError: the parent folder cannot be made or written to.
+    """
+    folder = Path(folder)
+    if folder.exists() and not overwrite:
+        raise FileExistsError(f"needed a new folder for the model, got {folder}, which exists; pass --overwrite")
+    if folder.exists() and any(folder.iterdir()) and not (folder / "model.json").exists():
+        raise FileExistsError(f"needed a model to overwrite, got {folder}, which holds none; name another folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder.parent):
+        pass
+
+
+def save_model(model: TableModel, folder: str | Path, *, overwrite: bool = False) -> None:
+    """Write a model folder, whole or not at all: it is made under another name and renamed when complete.
+
+    Raises:
+        FileExistsError, OSError: as ``check_destination``; an older model is left as it was.
+        ValueError: a weight is not finite.
+    """
+    from safetensors.torch import save_file
+
+    check_destination(folder, overwrite=overwrite)
+    weights = model.network.state_dict()
+    _check_finite(weights, "the network")
+    with _renamed_when_complete(Path(folder)) as part:
+        save_file(weights, part / "weights.safetensors")
+        save_preprocessor(model.preprocessing, part / "preprocessing.skops")
+        text = json.dumps({"format": _FORMAT, **asdict(model.description)}, indent=2, allow_nan=False)
+        (part / "model.json").write_text(text + "\n", encoding="utf-8")
+        sums = "".join(f"{_sum(part / name)}  {name}\n" for name in _FILES)
+        (part / "SHA256SUMS").write_text(sums, encoding="utf-8")
+
+
+def load_model(folder: str | Path) -> TableModel:
+    """Read a model folder that ``save_model`` wrote.
+
+    All of it is data: JSON, tensors, and a description of scikit-learn objects that may name no other types. Loading
+    runs no code that the folder brings.
+
+    Raises:
+        FileNotFoundError: the folder or one of its files is missing.
+        ValueError: a file is not as it was saved, of another format, or holds a weight that is not finite.
+    """
+    from safetensors.torch import load_file
+
+    folder = Path(folder)
+    _verify(folder)
+    description = _read_description(folder / "model.json")
+    network = build(description.network, description.inputs, seed=0)
+    weights = load_file(folder / "weights.safetensors")
+    _check_finite(weights, str(folder))
+    network.load_state_dict(weights)
+    return TableModel(description, network, load_preprocessor(folder / "preprocessing.skops"))
+
+
+def _read_description(path: Path) -> Description:
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if content.pop("format", None) != _FORMAT:
+        raise ValueError(f"needed a model of format {_FORMAT}, got another in {path}; train it anew")
+    negative, positive = content.pop("classes")
+    return Description(classes=(negative, positive), **content)
+
+
+def _verify(folder: Path) -> None:
+    if not (folder / "SHA256SUMS").is_file():
+        raise FileNotFoundError(f"needed a folder written by rlgrad train, got {folder}, which has no SHA256SUMS")
+    lines = (folder / "SHA256SUMS").read_text(encoding="utf-8", errors="replace").splitlines()
+    sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    for name in _FILES:
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"needed {name} in {folder}, got none; copy the whole folder")
+        if sums.get(name) != _sum(folder / name):
+            raise ValueError(f"needed {folder / name} as it was saved, got other content; restore the folder")
+
+
+def _sum(path: Path) -> str:
+    return sha256(path.read_bytes()).hexdigest()
+
+
+def _check_finite(weights: dict[str, torch.Tensor], where: str) -> None:
+    for name, value in weights.items():
+        if not torch.isfinite(value).all():
+            raise ValueError(f"needed finite weights, got others for {name} in {where}; train it anew")
+
+
+@contextmanager
+def _renamed_when_complete(folder: Path) -> Iterator[Path]:
+    """A temporary folder beside the wanted one, which takes its place when the block is left without an error."""
+    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
+    try:
+        yield part
+        part.chmod(0o755)  # mkdtemp's is private
+        for path in (*part.iterdir(), part):
+            _synchronise(path)
+        old = part.with_suffix(".old")
+        if folder.exists():
+            folder.rename(old)
+        part.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+        _synchronise(folder.parent)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _synchronise(path: Path) -> None:
+    if os.name == "posix":  # elsewhere a folder cannot be opened
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

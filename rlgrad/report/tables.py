@@ -1,0 +1,227 @@
+"""Records of one setting as a table for the terminal, a table for Markdown, and one sentence that answers.
+
+Every number is a mean over seeds and every interval a 95% interval. In the table each interval stands by itself; a
+table with eleven differences holds eleven chances to be fooled, so the sentence judges them all together.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import floor, isnan, log10, nan
+from textwrap import fill
+
+from rlgrad.study.records import Record, one_setting, scores
+from rlgrad.study.statistics import Interval, Verdict, interval, paired_difference
+
+_UNKNOWN = Interval(nan, nan, nan)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One method of a table.
+
+    Args:
+        method: its name.
+        seeds: how many of its runs finished; the means are over these.
+        failed: how many did not.
+        test: test metric under the method's own decision rule; all NaN where no run finished.
+        difference: paired difference of that to the reference; None for the reference and for a method that shares
+            no seed with it.
+        test_tuned: mean test metric of the same weights with the threshold tuned on validation.
+        seconds: mean time of a run.
+    """
+
+    method: str
+    seeds: int
+    failed: int
+    test: Interval
+    difference: Interval | None
+    test_tuned: float
+    seconds: float
+
+
+def summary(
+    records: Iterable[Record],
+    *,
+    reference: str,
+    methods: Sequence[str] | None = None,
+    overlap: float = 0.0,
+) -> list[Row]:
+    """One row for each method of one setting.
+
+    Args:
+        records: of one task, metric and arguments; of runs made twice the last counts.
+        reference: the method that the others are compared with.
+        methods: the order of the rows, and which; by default all, as they first appear.
+        overlap: n_test / n_train where the seeds re-split the same rows, see `statistics.interval`.
+
+    Raises:
+        ValueError: records of several settings, or a method or reference that they do not hold.
+    """
+    runs = one_setting(records)
+    results = scores(runs)
+    chosen = list(results if methods is None else methods)
+    unknown = [name for name in [reference, *chosen] if name not in results]
+    if unknown:
+        raise ValueError(f"needed methods among {list(results)}, got {unknown}; check the names")
+    base = results[reference]
+    rivals = [name for name in chosen if name != reference and results[name].keys() & base.keys()]
+    gaps = {name: paired_difference(results[name], base, overlap=overlap) for name in rivals}
+    return [_row([run for run in runs if run.method == name], gaps.get(name), overlap) for name in chosen]
+
+
+def _row(runs: list[Record], difference: Interval | None, overlap: float) -> Row:
+    finished = [run for run in runs if run.error is None]
+    return Row(
+        method=runs[0].method,
+        seeds=len(finished),
+        failed=len(runs) - len(finished),
+        test=interval([run.test for run in finished], overlap=overlap) if finished else _UNKNOWN,
+        difference=difference,
+        test_tuned=_mean([run.test_tuned for run in finished]),
+        seconds=_mean([run.seconds for run in finished]),
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else nan
+
+
+def to_text(rows: Sequence[Row], *, metric: str, reference: str, overlap: float = 0.0) -> str:
+    """An aligned table for the terminal, with notes on how to read it; 100 columns for names of usual length.
+
+    Args:
+        rows: from `summary`.
+        metric: name of the metric.
+        reference: as given to `summary`.
+        overlap: as given to `summary`.
+    """
+    cells = [_header(metric, reference), *_cells(rows, reference)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = ["  ".join(_align(row, widths)).rstrip() for row in cells]
+    rule = "  ".join("-" * width for width in widths)
+    notes = [fill(note, width=100) for note in _notes(rows, reference, overlap)]
+    return "\n".join([lines[0], rule, *lines[1:], "", *notes])
+
+
+def to_markdown(rows: Sequence[Row], *, metric: str, reference: str, overlap: float = 0.0) -> str:
+    """The same table and notes in Markdown, names as code.
+
+    Args:
+        rows: from `summary`.
+        metric: name of the metric.
+        reference: as given to `summary`.
+        overlap: as given to `summary`.
+    """
+    header = _header(metric, reference)
+    rule = [":--", *["--:"] * (len(header) - 1)]
+    body = [[_code(name), *rest] for name, *rest in _cells(rows, reference)]
+    lines = [f"| {' | '.join(cells)} |" for cells in [header, rule, *body]]
+    return "\n".join([*lines, "", *(f"- {note}" for note in _notes(rows, reference, overlap))])
+
+
+def _header(metric: str, reference: str) -> list[str]:
+    return ["method", "seeds", f"test {metric} [95%]", f"minus {reference} [95%]", "tuned", "seconds"]
+
+
+def _cells(rows: Sequence[Row], reference: str) -> list[list[str]]:
+    digits = _digits([value for row in rows for value in (*row.test, *(row.difference or ()))], most=3)
+    return [
+        [
+            row.method,
+            str(row.seeds),
+            _bounds(row.test, f".{digits}f"),
+            "reference" if row.method == reference else _bounds(row.difference or _UNKNOWN, f"+.{digits}f"),
+            _number(row.test_tuned, f".{digits}f"),
+            _number(row.seconds, ".1f"),
+        ]
+        for row in rows
+    ]
+
+
+def _digits(values: Iterable[float], *, most: int) -> int:
+    """Decimals to show: `most` where all values are below ten, one fewer for each further power of ten."""
+    largest = max((abs(value) for value in values if not isnan(value)), default=0.0)
+    return max(0, most - floor(log10(max(largest, 1.0))))
+
+
+def _bounds(bounds: Interval, form: str) -> str:
+    if isnan(bounds.mean):
+        return "-"
+    if isnan(bounds.low):
+        return f"{bounds.mean:{form}} [one seed]"
+    return f"{bounds.mean:{form}} [{bounds.low:{form}}, {bounds.high:{form}}]"
+
+
+def _number(value: float, form: str) -> str:
+    return "-" if isnan(value) else f"{value:{form}}"
+
+
+def _align(cells: Sequence[str], widths: Sequence[int]) -> list[str]:
+    name, *numbers = (cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
+    return [name.lstrip().ljust(widths[0]), *numbers]
+
+
+def _code(name: str) -> str:
+    """A name as Markdown code inside a table, where a bar would end the cell and a backtick the code."""
+    return "`" + " ".join(name.split()).replace("`", "'").replace("|", "\\|") + "`"
+
+
+def _notes(rows: Sequence[Row], reference: str, overlap: float) -> list[str]:
+    compared = sum(row.difference is not None for row in rows)
+    failures = [f"{row.method} {row.failed} of {row.failed + row.seeds}" for row in rows if row.failed]
+    notes = {
+        "test: mean over seeds [Student-t interval]; larger is better.": True,
+        f"minus {reference}: paired over seeds; each of the {compared} intervals stands by itself.": True,
+        f"seeds re-split the same rows: variances corrected for n_test/n_train = {overlap:.3g}.": overlap > 0,
+        "tuned: test metric of the same weights, with the threshold tuned on the validation rows.": True,
+        f"left out, because they failed: {', '.join(failures)}.": bool(failures),
+    }
+    return [note for note, applies in notes.items() if applies]
+
+
+def sentence(verdict: Verdict, *, metric: str) -> str:
+    """The answer: who beat the reference and by how much, or that nobody did, and how sure that is.
+
+    Args:
+        verdict: from `statistics.verdict`.
+        metric: name of the metric.
+
+    Example:
+        >>> from rlgrad.study.statistics import verdict
+        >>> results = {"ce": {0: 0.70, 1: 0.72, 2: 0.74}, "soft": {0: 0.80, 1: 0.83, 2: 0.84}}
+        >>> print(sentence(verdict(results, reference="ce"), metric="F1"))
+        "soft" beat "ce" on test F1: "soft" minus "ce" is +0.1033 (95% interval +0.0890 to +0.1177, 3 paired
+        seeds).
+    """
+    best, reference, gap = f'"{verdict.best}"', f'"{verdict.reference}"', verdict.difference
+    form = f"+.{_digits(gap, most=4)}f"
+    answer = f"{best} minus {reference} is {gap.mean:{form}}"
+    if isnan(gap.low):
+        return f"One seed cannot tell skill from luck: on test {metric}, {answer}; run more seeds."
+    answer += f" ({_evidence(verdict, form)})"
+    if verdict.won:
+        return f"{best} beat {reference} on test {metric}: {answer}{_also(verdict)}."
+    if verdict.best in verdict.worse:
+        return f"{reference} beat {_beaten(verdict)} on test {metric}: {answer}."
+    opening = f"No method beat {reference} on test {metric} beyond luck"
+    return f"{opening}: for the best candidate, {answer}, which is within luck."
+
+
+def _evidence(verdict: Verdict, form: str) -> str:
+    gap, compared = verdict.difference, len(verdict.differences)
+    bounds = f"{100 * verdict.level:g}% interval {gap.low:{form}} to {gap.high:{form}}"
+    jointly = f", holding for all {compared} comparisons at once" if compared > 1 else ""
+    return f"{bounds}, {verdict.seeds} paired seeds{jointly}"
+
+
+def _also(verdict: Verdict) -> str:
+    others = [f'"{name}"' for name in verdict.better if name != verdict.best]
+    return f"; so did {', '.join(others)}" if others else ""
+
+
+def _beaten(verdict: Verdict) -> str:
+    compared, beaten = len(verdict.differences), len(verdict.worse)
+    if compared == 1:
+        return f'"{verdict.best}"'
+    how_many = "each" if beaten == compared else str(beaten)
+    return f'{how_many} of the {compared} other methods, "{verdict.best}" most narrowly,'

@@ -1,0 +1,211 @@
+"""Run methods x seeds on one table, with the same split, initial weights and batches for all methods of a seed."""
+
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from rlgrad.metrics import CountMetric, Counts
+from rlgrad.model import Description, TableModel, build
+from rlgrad.study.methods import METHODS, Budget
+from rlgrad.study.records import Json, Key, Record, append, missing, read, run_key, versions
+from rlgrad.surrogates import best_threshold
+from rlgrad.tables import Part, Problem
+from rlgrad.train import Evaluation, evaluate, fit
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+TEST_SHARE = 0.25
+VALIDATION_SHARE = 0.2
+# Rows of the test part for each of the train part: what seeds that split the same rows anew have in common.
+OVERLAP = TEST_SHARE / ((1 - TEST_SHARE) * (1 - VALIDATION_SHARE))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One setting of a study: everything that defines its runs but the method and the seed.
+
+    Args:
+        problem: the table.
+        network: a name in ``rlgrad.model.NETWORKS``.
+        metric: what is trained for and judged by; larger is better.
+        budget: what every method may spend.
+    """
+
+    problem: Problem
+    network: str
+    metric: CountMetric
+    budget: Budget
+
+    @property
+    def task(self) -> str:
+        """What tables call the setting."""
+        return f"{self.problem.name}, {self.network}"
+
+    @property
+    def arguments(self) -> dict[str, Json]:
+        """What a record must agree on to belong to this setting."""
+        return {
+            "data": self.problem.fingerprint[:16],
+            "target": self.problem.target.column,
+            "positive": self.problem.target.classes[1],
+            "network": self.network,
+            "test_share": TEST_SHARE,
+            "validation_share": VALIDATION_SHARE,
+            **asdict(self.budget),
+        }
+
+    def key(self, method: str, seed: int) -> Key:
+        """The key under which a run is recorded."""
+        return run_key(task=self.task, metric=self.metric.name, arguments=self.arguments, method=method, seed=seed)
+
+    def missing(self, path: Path, methods: Sequence[str], seeds: Sequence[int]) -> list[Key]:
+        """Which runs the records do not hold yet, those of one seed together."""
+        return missing((self.key(method, seed) for seed in seeds for method in methods), read(path))
+
+    def records(self, path: Path, methods: Sequence[str], seeds: Sequence[int]) -> list[Record]:
+        """The records of this setting, methods and seeds, in the order of the methods."""
+        found = {self.key(record.method, record.seed): record for record in read(path) if self._owns(record)}
+        keys = (self.key(method, seed) for method in methods for seed in seeds)
+        return [found[key] for key in keys if key in found]
+
+    def _owns(self, record: Record) -> bool:
+        same = record.task == self.task and record.metric == self.metric.name
+        return same and record.arguments == self.arguments
+
+
+def run(comparison: Comparison, runs: Sequence[Key], path: Path, *, workers: int = -1) -> Iterator[Record]:
+    """Make runs in parallel processes and append each record as it comes; a run that fails is a record, too.
+
+    Args:
+        comparison: the setting.
+        runs: from ``Comparison.missing``.
+        path: the records file.
+        workers: processes, one thread each; -1 for one a processor core.
+
+    Yields:
+        Each record after it is written, in the order in which the runs end.
+    """
+    from joblib import Parallel, delayed
+
+    parallel = Parallel(n_jobs=workers, return_as="generator_unordered")
+    for record in parallel(delayed(run_one)(comparison, key.method, key.seed) for key in runs):
+        append(path, record)
+        yield record
+
+
+def run_one(comparison: Comparison, method: str, seed: int) -> Record:
+    """Train and judge once; what goes wrong is told in the record."""
+    torch.set_num_threads(1)
+    start = time.perf_counter()
+    setting: dict[str, Any] = {"task": comparison.task, "metric": comparison.metric.name}
+    setting |= {"arguments": comparison.arguments, "method": method, "seed": seed}
+    try:
+        trained = train(comparison, method, seed)
+    except Exception:
+        return Record(**setting, error=traceback.format_exc())
+    setting |= trained.model.description.scores
+    return Record(
+        **setting,
+        threshold=trained.model.description.threshold,
+        test_tuned=trained.test_tuned,
+        counts={name: _named(result.counts) for name, result in trained.results.items()},
+        epochs=trained.epochs,
+        seconds=time.perf_counter() - start,
+    )
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model, what it is judged to be worth, and by which decisions.
+
+    Args:
+        model: network, preprocessing and description, ready to be saved.
+        results: its evaluation on train, validation and test.
+        test_tuned: test metric of the same weights with the threshold tuned on the validation rows.
+        epochs: passes over the training rows.
+    """
+
+    model: TableModel
+    results: dict[str, Evaluation]
+    test_tuned: float
+    epochs: int
+
+
+def train(comparison: Comparison, method: str, seed: int, *, progress: bool = False) -> Trained:
+    """Split, train by a method, and evaluate.
+
+    Args:
+        comparison: the setting.
+        method: a name in ``METHODS``.
+        seed: of the split, the initial weights, the shuffles and the draws.
+        progress: show a progress bar.
+
+    Raises:
+        FloatingPointError: the training diverged.
+        ValueError: a class has too few rows for three parts, or a number of the budget is out of range.
+    """
+    metric, problem, budget = comparison.metric, comparison.problem, comparison.budget
+    recipe = METHODS[method](metric, budget, torch.Generator().manual_seed(seed))
+    parts = problem.split(seed=seed, test=TEST_SHARE, validation=VALIDATION_SHARE)
+    data = {name: _tensors(getattr(parts, name)) for name in ("train", "validation", "test")}
+    network = build(comparison.network, parts.train.x.shape[1], seed=seed)
+    history = fit(
+        network,
+        recipe.stages,
+        data["train"],
+        data["validation"],
+        metric,
+        threshold=recipe.threshold,
+        batch_size=budget.batch_size,
+        fabric=_cpu(),
+        seed=seed,
+        progress=progress,
+    )
+    threshold = history.best.threshold
+    results = {name: evaluate(network, part, metric, threshold=threshold) for name, part in data.items()}
+    tuned, _ = best_threshold(metric, _logits(network, data["validation"][0]), data["validation"][1])
+    description = Description(
+        network=comparison.network,
+        inputs=parts.train.x.shape[1],
+        target=problem.target.column,
+        classes=problem.target.classes,
+        threshold=threshold,
+        metric=metric.name,
+        scores={name: result.value for name, result in results.items()},
+        versions=versions(),
+    )
+    return Trained(
+        model=TableModel(description, network, parts.transformer),
+        results=results,
+        test_tuned=evaluate(network, data["test"], metric, threshold=tuned).value,
+        epochs=len(history.epochs),
+    )
+
+
+def _cpu() -> "Fabric":
+    # These networks are too small for an accelerator, and the processor gives the same numbers everywhere.
+    from lightning_fabric import Fabric
+
+    return Fabric(accelerator="cpu", devices=1)
+
+
+def _tensors(part: Part) -> tuple[Tensor, Tensor]:
+    return torch.from_numpy(part.x), torch.from_numpy(part.y)
+
+
+def _logits(model: nn.Module, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        logits: Tensor = model(x)
+    return logits
+
+
+def _named(counts: Counts | None) -> dict[str, int]:
+    assert counts is not None  # decisions on a table are yes or no
+    return {name: int(count) for name, count in counts._asdict().items()}
