@@ -7,6 +7,7 @@ import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
@@ -274,6 +275,8 @@ def _make_runs(comparison: "Comparison", methods: list[str], seeds: range, path:
 
     missing = comparison.missing(path, methods, seeds)
     there = len(methods) * len(seeds) - len(missing)
+    if missing:
+        comparison.problem.split(seed=seeds[0])  # what is wrong with the table would be wrong in every run
     print(f"{comparison.task}: {len(missing)} runs to make, {there} already in {path}", flush=True)
     for record in tqdm(
         run(comparison, missing, path, workers=workers), total=len(missing), unit="run", leave=False, disable=None
@@ -294,8 +297,9 @@ def _print_result(comparison: "Comparison", methods: list[str], seeds: range, pa
     metric = comparison.metric.name
     rows = summary(records, reference=reference, overlap=OVERLAP)
     print(f"\n{to_text(rows, metric=metric, reference=reference, overlap=OVERLAP)}\n")
-    if len(methods) > 1:
-        print(sentence(verdict(scores(records), reference=reference, overlap=OVERLAP), metric=metric))
+    results = scores(records)
+    if any(results[name].keys() & results[reference].keys() for name in methods if name != reference):
+        print(fill(sentence(verdict(results, reference=reference, overlap=OVERLAP), metric=metric), width=100))
     print(f"records: {path}")
     return 1 if any(record.error is not None for record in records) else 0
 

@@ -198,11 +198,17 @@ def kl_divergence(policy: Policy, reference: Policy) -> Float[Tensor, "*batch it
 
     Raises:
         TypeError: the two are not of one kind.
+        ValueError: they are not of one shape.
 
     Example:
         >>> kl_divergence(Bernoulli(torch.tensor([1.0, 0.0])), Bernoulli(torch.tensor([0.0, 0.0])))
         tensor([0.1109, 0.0000])
     """
+    if type(policy) is type(reference) and policy.logits.shape != reference.logits.shape:
+        raise ValueError(
+            f"needed two policies of one shape, got {describe(policy.logits)} and {describe(reference.logits)}; "
+            "nothing is broadcast"
+        )
     if isinstance(policy, Bernoulli) and isinstance(reference, Bernoulli):
         z, r = policy.logits, reference.logits
         yes = torch.sigmoid(z) * (F.logsigmoid(z) - F.logsigmoid(r))

@@ -34,7 +34,7 @@ def bce(logits: Float[Tensor, "*batch items"], target: Shaped[Tensor, "*batch it
         tensor(0.6931)
     """
     logits, true = _checked(logits, target)
-    return F.binary_cross_entropy_with_logits(logits, true.to(logits))
+    return _mean(F.binary_cross_entropy_with_logits(logits, true.to(logits), reduction="none"))
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class weighted_bce:
         logits, true = _checked(logits, target)
         weight = torch.where(true, self._of_positives(true), 1.0).to(logits.dtype)
         losses = F.binary_cross_entropy_with_logits(logits, true.to(logits), reduction="none")
-        return (weight * losses).sum() / weight.sum()
+        return (weight * losses).sum() / weight.sum().clamp_min(torch.finfo(weight.dtype).tiny)
 
     def _of_positives(self, true: Tensor) -> Tensor:
         if isinstance(self.positive_weight, str):
@@ -101,8 +101,8 @@ class focal:
     alpha: float | None = None
 
     def __post_init__(self) -> None:
-        if not self.gamma >= 0:
-            raise ValueError(f"needed gamma of at least 0, got {self.gamma}")
+        if not 0 <= self.gamma < float("inf"):
+            raise ValueError(f"needed gamma of at least 0 and finite, got {self.gamma}")
         if self.alpha is not None and not 0 <= self.alpha <= 1:
             raise ValueError(f"needed alpha in [0, 1] or None, got {self.alpha}")
 
@@ -114,7 +114,7 @@ class focal:
         losses = -torch.exp(self.gamma * F.logsigmoid(-of_truth)) * F.logsigmoid(of_truth)
         if self.alpha is not None:
             losses = losses * torch.where(true, self.alpha, 1 - self.alpha).to(losses.dtype)
-        return losses.mean()
+        return _mean(losses)
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ class soft:
         logits, true = _checked(logits, target)
         probs = torch.sigmoid(logits.to(count_dtype(logits.device)))
         losses = 1 - self.metric.of_counts(*expected_counts(probs, true))
-        return (losses.sum() / max(1, losses.numel())).to(logits.dtype)
+        return _mean(losses).to(logits.dtype)
 
 
 def best_threshold(
@@ -181,7 +181,7 @@ def best_threshold(
     """
     if not isinstance(metric, CountMetric):
         raise TypeError(f"needed a CountMetric, got {metric!r}; write the metric as a formula of counts")
-    scores, true = _checked(scores, target)
+    _, true = _checked(scores, target)
     if scores.ndim != 1 or not len(scores):
         raise ValueError(f"needed scores of shape (items,) with an item, got {describe(scores)}; flatten them")
     if not torch.isfinite(scores).all():
@@ -201,9 +201,15 @@ def _threshold_after(ordered: Tensor, claimed: int) -> float:
     if claimed == 0:
         return float(ordered[0])
     low = ordered[claimed] if claimed < len(ordered) else torch.nextafter(ordered[-1], ordered[-1] - torch.inf)
-    middle = (ordered[claimed - 1] + low) / 2
+    high = ordered[claimed - 1]
+    middle = high / 2 + low / 2  # halved first: the sum of two large ones would overflow
     # Halfway between neighbouring floating-point numbers rounds to one of them; the lower keeps them apart.
-    return float(middle if middle < ordered[claimed - 1] else low)
+    return float(middle if low <= middle < high else low)
+
+
+def _mean(losses: Tensor) -> Tensor:
+    # An empty batch has no mean; it gives zero, attached to the graph, which distributed training needs.
+    return losses.sum() / max(1, losses.numel())
 
 
 def _checked(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

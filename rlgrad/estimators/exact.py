@@ -1,5 +1,6 @@
 """The policy gradient of a count metric without sampling."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -53,8 +54,9 @@ class exact:
         """E[reward] for each row, differentiable in the policy's logits."""
         metric, target = counted(policy, score, who="exact")
         *batch, items = target.shape
-        target = target.reshape(-1, items)
-        probs = torch.sigmoid(policy.logits.reshape(-1, items).to(count_dtype(target.device)))
+        rows = math.prod(batch)
+        target = target.reshape(rows, items)
+        probs = torch.sigmoid(policy.logits.reshape(rows, items).to(count_dtype(target.device)))
         tp, tp_weights = count_rule(probs * target)
         fp, fp_weights = count_rule(probs * ~target)
         positives = target.sum(-1)[:, None, None]

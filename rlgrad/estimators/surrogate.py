@@ -7,7 +7,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from rlgrad.checks import describe, first_index, values_visible
-from rlgrad.metrics import Score
+from rlgrad.metrics import Score, Scorer
 from rlgrad.policies import Policy
 
 
@@ -34,6 +34,11 @@ def rewards_of(score: Score, decision: Shaped[Tensor, "draws *batch items"]) -> 
         TypeError: the scorer did not return a tensor.
         ValueError: the rewards have another shape, or one is not finite; draw and row are named.
     """
+    if isinstance(score, Scorer) and score.target.shape != decision.shape[1:]:
+        raise ValueError(
+            f"needed a target of shape {tuple(decision.shape[1:])}, as the decisions have, got "
+            f"{describe(score.target)}; nothing is broadcast"
+        )
     reward = score(decision)
     if not isinstance(reward, Tensor):
         raise TypeError(f"needed a tensor of rewards, got {reward!r}; wrap a plain function in OpaqueMetric")

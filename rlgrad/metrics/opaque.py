@@ -1,6 +1,7 @@
 """Any callable as a metric: scored whole, so only sampling estimators apply."""
 
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import torch
@@ -69,7 +70,10 @@ class OpaqueMetric:
         return scores
 
     def _at_once(self, decision: Tensor, target: Tensor) -> Tensor:
-        scores = self.function(decision.clone(), target.clone())
+        try:
+            scores = self.function(decision.clone(), target.clone())
+        except Exception as error:
+            raise RuntimeError(f"{self.name} raised {type(error).__name__}: {error}") from error
         if not isinstance(scores, Tensor) or scores.shape != decision.shape[:-1]:
             got = describe(scores) if isinstance(scores, Tensor) else repr(scores)
             raise ValueError(
@@ -81,8 +85,8 @@ class OpaqueMetric:
         rows = decision.shape[:-1]
         scores = torch.empty(rows, dtype=count_dtype(decision.device))
         targets = target.expand_as(decision)
-        for at in torch.cartesian_prod(*map(torch.arange, rows)).reshape(-1, len(rows)).tolist():
-            scores[tuple(at)] = self._one(decision[tuple(at)], targets[tuple(at)], tuple(at))
+        for at in product(*map(range, rows)):
+            scores[at] = self._one(decision[at], targets[at], at)
         return scores.to(decision.device)
 
     def _one(self, decision: Tensor, target: Tensor, at: tuple[int, ...]) -> float:

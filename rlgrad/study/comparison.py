@@ -152,9 +152,9 @@ def train(comparison: Comparison, method: str, seed: int, *, progress: bool = Fa
         ValueError: a class has too few rows for three parts, or a number of the budget is out of range.
     """
     metric, problem, budget = comparison.metric, comparison.problem, comparison.budget
-    recipe = METHODS[method](metric, budget, torch.Generator().manual_seed(seed))
     parts = problem.split(seed=seed, test=TEST_SHARE, validation=VALIDATION_SHARE)
     data = {name: _tensors(getattr(parts, name)) for name in ("train", "validation", "test")}
+    recipe = METHODS[method](metric, budget, torch.Generator().manual_seed(seed))
     network = build(comparison.network, parts.train.x.shape[1], seed=seed)
     history = fit(
         network,

@@ -4,6 +4,7 @@ A method is a function of the metric, the budget and a generator that returns a 
 threshold of the decisions, by which each epoch is judged. One's own is one function more.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -27,12 +28,23 @@ class Budget:
         lr: learning rate of Adam, whose steps do not depend on the scale of a loss.
         patience: a stage ends after this many epochs without a better validation metric.
         batch_size: rows a batch.
+
+    Raises:
+        ValueError: a number is out of its range.
     """
 
     epochs: int = 100
     lr: float = 0.01
     patience: int = 20
     batch_size: int = 256
+
+    def __post_init__(self) -> None:
+        """Refuse what no training can spend, before any run is made."""
+        for what in ("epochs", "patience", "batch_size"):
+            if getattr(self, what) < 1:
+                raise ValueError(f"needed {what} of at least 1, got {getattr(self, what)}")
+        if not 0 < self.lr < math.inf:
+            raise ValueError(f"needed a positive finite lr, got {self.lr}; 0.01 is usual")
 
 
 class Recipe(NamedTuple):
@@ -45,10 +57,9 @@ class Recipe(NamedTuple):
 Method = Callable[[CountMetric, Budget, torch.Generator], Recipe]
 
 
-def stage(criterion: Criterion, budget: Budget, *, share: float = 1.0) -> Stage:
-    """A stage of training with a share of the budget's epochs."""
-    epochs = max(1, round(share * budget.epochs))
-    return Stage(criterion, epochs=epochs, lr=budget.lr, patience=budget.patience)
+def stage(criterion: Criterion, budget: Budget, *, epochs: int | None = None) -> Stage:
+    """A stage of training, on all epochs of the budget or on some of them."""
+    return Stage(criterion, epochs=epochs or budget.epochs, lr=budget.lr, patience=budget.patience)
 
 
 def _surrogate(criterion: Criterion, metric: CountMetric, budget: Budget, generator: torch.Generator) -> Recipe:
@@ -83,7 +94,9 @@ def _from_cross_entropy(
     generator: torch.Generator,
 ) -> Recipe:
     """Half of the epochs on cross-entropy, the other half on the metric from the best weights of the first."""
-    return Recipe([stage(bce, budget, share=0.5), stage(criterion(metric, generator), budget, share=0.5)])
+    half = max(1, budget.epochs // 2)
+    first, second = stage(bce, budget, epochs=half), criterion(metric, generator)
+    return Recipe([first, stage(second, budget, epochs=max(1, budget.epochs - half))])
 
 
 _TRAINED_ON_THE_METRIC: dict[str, Callable[[CountMetric, torch.Generator], Criterion]] = {

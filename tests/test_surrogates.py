@@ -1,0 +1,329 @@
+"""What people train on instead: against torch, scikit-learn and MONAI; and the best threshold, against all of them."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from monai.losses.dice import DiceLoss
+from monai.losses.focal_loss import FocalLoss
+from scipy import stats
+from sklearn.metrics import f1_score, log_loss
+from torch import Tensor, nn
+
+from rlgrad.metrics import CATALOGUE, CountMetric, OpaqueMetric, f1, iou
+from rlgrad.surrogates import Criterion, bce, best_threshold, focal, soft, weighted_bce
+
+LOGITS = 2 * torch.randn(3, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+TARGET = torch.rand(3, 6, generator=torch.Generator().manual_seed(1)) < 0.4
+
+profit = CountMetric(lambda tp, fp, fn, tn: (10 * tp - 3 * fp) / torch.sqrt(tp + fp), undefined=-0.5, name="profit")
+METRICS = [*CATALOGUE.values(), profit]
+CRITERIA: list[Criterion] = [
+    bce,
+    weighted_bce(),
+    weighted_bce(3.0),
+    focal(),
+    focal(0.0),
+    focal(2.0, 0.25),
+    focal(0.5, 1.0),
+]
+CRITERIA += [soft(metric) for metric in METRICS]
+
+
+def name(criterion: object) -> str:
+    return str(getattr(criterion, "__name__", criterion))
+
+
+def step(criterion: Callable[[Tensor, Tensor], Tensor], logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """The loss, and its gradient."""
+    leaf = logits.detach().clone().requires_grad_()
+    loss = criterion(leaf, target)
+    assert loss.shape == ()
+    return loss.detach(), torch.autograd.grad(loss, leaf)[0]
+
+
+def assert_same(ours: Criterion, theirs: Callable[[Tensor, Tensor], Tensor], target: Tensor = TARGET) -> None:
+    """Two criteria agree in value and gradient."""
+    torch.testing.assert_close(step(ours, LOGITS, target), step(theirs, LOGITS, target), rtol=1e-9, atol=1e-12)
+
+
+# Second implementations
+
+
+def test_bce() -> None:
+    assert_same(bce, lambda z, y: nn.functional.binary_cross_entropy_with_logits(z, y.double()))
+
+
+@pytest.mark.parametrize("weight", [0.1, 1.0, 3.0, "balanced"])
+def test_weighted_bce_is_the_weighted_mean_of_scikit_learn(weight: float | str) -> None:
+    target, p = TARGET.flatten().numpy(), torch.sigmoid(LOGITS).flatten().numpy()
+    of_positives = (~target).sum() / target.sum() if weight == "balanced" else weight
+    expected = log_loss(target, p, sample_weight=np.where(target, of_positives, 1.0))
+    assert weighted_bce(weight)(LOGITS, TARGET).item() == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("truth", [False, True])
+def test_a_batch_without_a_class_is_left_unweighted(truth: bool) -> None:
+    assert_same(weighted_bce(), bce, torch.full_like(TARGET, truth))
+
+
+@pytest.mark.usefixtures("as_a_user")
+@pytest.mark.usefixtures("as_a_user")
+def test_a_weight_may_be_an_integer() -> None:
+    assert_same(weighted_bce(3), weighted_bce(3.0))
+
+
+@pytest.mark.parametrize("alpha", [None, 0.25, 0.9])
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0, 5.0])
+def test_focal_is_that_of_monai(gamma: float, alpha: float | None) -> None:
+    judge = FocalLoss(gamma=gamma, alpha=alpha)  # of (batch, channel, pixel), in float32
+    loss, gradient = step(focal(gamma, alpha), LOGITS, TARGET)
+    expected, slope = step(lambda z, y: judge(z[:, None], y.double()[:, None]), LOGITS, TARGET)
+    torch.testing.assert_close(loss.float(), expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(gradient, slope, rtol=1e-4, atol=1e-8)
+
+
+@pytest.mark.parametrize(("metric", "jaccard"), [(f1, False), (iou, True)])
+def test_soft_f1_and_iou_are_the_losses_of_monai_row_by_row(metric: CountMetric, jaccard: bool) -> None:
+    judge = DiceLoss(sigmoid=True, jaccard=jaccard, smooth_nr=0.0, smooth_dr=0.0)
+    assert_same(soft(metric), lambda z, y: judge(z[:, None], y.double()[:, None]))
+
+
+def test_soft_is_the_mean_over_rows() -> None:
+    rows = torch.stack([soft(f1)(z, y) for z, y in zip(LOGITS, TARGET, strict=True)])
+    torch.testing.assert_close(soft(f1)(LOGITS, TARGET), rows.mean())
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=str)
+def test_soft_counts_of_sure_decisions_are_the_metric(metric: CountMetric) -> None:
+    sure = LOGITS.sign() * math.inf
+    assert soft(metric)(sure, TARGET).item() == pytest.approx(1 - metric(LOGITS > 0, TARGET).mean().item(), abs=1e-12)
+
+
+def test_golden_soft_f1() -> None:
+    logits = torch.tensor([0.9, 0.6, 0.4, 0.2], dtype=torch.float64).logit()
+    assert soft(f1)(logits, torch.tensor([1, 0, 1, 0])).item() == pytest.approx(1 - 0.63414634, abs=5e-9)
+
+
+# Any input
+
+
+@pytest.mark.parametrize("criterion", CRITERIA, ids=name)
+def test_the_gradient_is_that_of_the_value(criterion: Criterion) -> None:
+    leaf = LOGITS.clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda z: criterion(z, TARGET), leaf)
+
+
+@pytest.mark.parametrize("criterion", CRITERIA, ids=name)
+@pytest.mark.parametrize("scale", [1.0, 1e4])
+@pytest.mark.parametrize("truth", [None, 0.0, 1.0])
+def test_extreme_logits_and_rows_of_one_class_have_a_finite_gradient(
+    criterion: Criterion, scale: float, truth: float | None
+) -> None:
+    target = TARGET if truth is None else torch.full_like(TARGET, bool(truth))
+    for part in step(criterion, scale * LOGITS.float(), target):
+        assert torch.isfinite(part).all()
+
+
+@pytest.mark.parametrize("criterion", CRITERIA, ids=name)
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.float32, torch.bfloat16])
+def test_targets_of_any_dtype(criterion: Criterion, dtype: torch.dtype) -> None:
+    assert torch.equal(criterion(LOGITS, TARGET.to(dtype)), criterion(LOGITS, TARGET))
+
+
+@pytest.mark.parametrize("criterion", CRITERIA, ids=name)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_logits_are_computed_in_float32(criterion: Criterion, dtype: torch.dtype) -> None:
+    logits = LOGITS.to(dtype)
+    loss, gradient = step(criterion, logits, TARGET)
+    expected, slope = step(criterion, logits.float(), TARGET)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(gradient, slope.to(dtype))
+
+
+@pytest.mark.parametrize("criterion", CRITERIA, ids=name)
+def test_a_hundred_thousand_halves_are_summed_right(criterion: Criterion) -> None:
+    logits, target = torch.zeros(100_000, dtype=torch.float16), torch.arange(100_000) % 4 == 0
+    torch.testing.assert_close(criterion(logits, target), criterion(logits.double(), target).float(), rtol=1e-5, atol=0)
+
+
+@pytest.mark.usefixtures("as_a_user")
+@pytest.mark.parametrize("criterion", [bce, weighted_bce(), focal(), soft(f1)], ids=name)
+@pytest.mark.parametrize(
+    ("logits", "target", "error", "message"),
+    [
+        (torch.zeros(4, 1), torch.zeros(4), ValueError, "needed a target of shape (4, 1)"),
+        (torch.zeros(4), torch.zeros(4, 1), ValueError, "needed a target of shape (4,)"),
+        (torch.tensor([0.0, math.nan]), torch.zeros(2), ValueError, "needed logits without NaN"),
+        (torch.zeros(2), torch.tensor([0.0, 0.5]), ValueError, "needed a target of 0 and 1, got 0.5 at (1,)"),
+        (torch.zeros(2, dtype=torch.long), torch.zeros(2), TypeError, "needed floating-point logits, got (2,) int64"),
+    ],
+    ids=["column of logits", "column of targets", "nan", "soft label", "integers"],
+)
+def test_bad_input(criterion: Criterion, logits: Tensor, target: Tensor, error, message: str) -> None:
+    with pytest.raises(error) as caught:
+        criterion(logits, target)
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.usefixtures("as_a_user")
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: weighted_bce("even"), ValueError, "needed \"balanced\" or a positive weight, got 'even'"),
+        (lambda: weighted_bce(0.0), ValueError, "or a positive weight, got 0.0"),
+        (lambda: weighted_bce(-1.0), ValueError, "or a positive weight, got -1.0"),
+        (lambda: weighted_bce(math.inf), ValueError, "or a positive weight, got inf"),
+        (lambda: weighted_bce(math.nan), ValueError, "or a positive weight, got nan"),
+        (lambda: weighted_bce(None), ValueError, "or a positive weight, got None"),
+        (lambda: focal(-1.0), ValueError, "needed gamma of at least 0 and finite, got -1.0"),
+        (lambda: focal(math.nan), ValueError, "needed gamma of at least 0 and finite, got nan"),
+        (lambda: focal(alpha=1.5), ValueError, "needed alpha in [0, 1] or None, got 1.5"),
+        (lambda: focal(alpha=math.nan), ValueError, "needed alpha in [0, 1] or None, got nan"),
+        (lambda: soft(f1_score), TypeError, "needed a CountMetric, got <function f1_score"),
+        (lambda: soft(OpaqueMetric(f1_score)), TypeError, "needed a CountMetric, got OpaqueMetric(f1_score)"),
+    ],
+)
+def test_what_cannot_be_made(make: Callable[[], object], error, message: str) -> None:
+    with pytest.raises(error) as caught:
+        make()
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("criterion", CRITERIA, ids=name)
+def test_an_empty_batch_is_attached_to_the_graph(criterion: Criterion) -> None:
+    """Distributed training needs a gradient from every rank, an empty one too; it is zero."""
+    loss, gradient = step(criterion, torch.zeros(0, 4), torch.zeros(0, 4))
+    assert loss.item() == 0.0
+    assert gradient.shape == (0, 4)
+
+
+# The best threshold
+
+
+def every_threshold(metric: CountMetric, scores: Tensor, target: Tensor) -> float:
+    """The best value of the metric over every way to part the scores, each tried by itself."""
+    parted = [scores >= score for score in scores.unique()] + [torch.zeros_like(target)]
+    return max(metric(decision, target).item() for decision in parted)
+
+
+def tied(seed: int, items: int, *, levels: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.randint(levels, (items,), generator=generator).to(dtype) / 7 - 1
+    return scores, torch.rand(items, generator=generator) < 0.4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("metric", METRICS, ids=str)
+def test_no_threshold_is_better(metric: CountMetric, dtype: torch.dtype) -> None:
+    for seed, (items, levels) in enumerate([(1, 3), (2, 2), (5, 3), (12, 4), (12, 40), (30, 8), (30, 1), (40, 1000)]):
+        scores, target = tied(seed, items, levels=levels, dtype=dtype)
+        for truth in (target, torch.zeros_like(target), torch.ones_like(target)):
+            threshold, value = best_threshold(metric, scores, truth)
+            assert value == every_threshold(metric, scores, truth)
+            assert metric(scores > threshold, truth).item() == value
+
+
+def extremes(dtype: torch.dtype) -> dict[str, list[float]]:
+    """Scores whose midpoint rounds to one of them, or overflows."""
+    one, big, tiny = torch.ones((), dtype=dtype), torch.finfo(dtype).max, torch.finfo(dtype).smallest_normal
+    next_one = torch.nextafter(one, 2 * one).item()
+    below = torch.nextafter(one, 0 * one).item()
+    denormal = torch.nextafter(0 * one, one).item()
+    return {
+        "above one": [next_one, 1.0],
+        "below one": [1.0, below],
+        "three neighbours": [next_one, 1.0, below],
+        "about zero": [denormal, 0.0, -denormal],
+        "negative neighbours": [-below, -1.0, -next_one],
+        "huge": [big, 0.9 * big],
+        "hugely negative": [-0.9 * big, -big],
+        "both ends": [big, -big],
+        "tiny": [tiny, -tiny],
+        "signed zeros": [1.0, 0.0, -0.0, -1.0],
+    }
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("name", extremes(torch.float32))
+def test_neighbouring_and_extreme_scores_are_told_apart(name: str, dtype: torch.dtype) -> None:
+    """The threshold is a Python float: what it means must survive the comparison with tensors of the scores' dtype."""
+    scores = torch.tensor(extremes(dtype)[name], dtype=dtype)
+    for bits in range(2 ** len(scores)):
+        target = torch.tensor([bool(bits >> k & 1) for k in range(len(scores))])
+        for metric in (f1, CATALOGUE["accuracy"], CATALOGUE["recall"]):
+            threshold, value = best_threshold(metric, scores, target)
+            assert value == every_threshold(metric, scores, target)
+            assert metric(scores > threshold, target).item() == value
+
+
+def test_between_two_scores_the_threshold_lies_halfway() -> None:
+    assert best_threshold(f1, torch.tensor([0.75, 0.25]), torch.tensor([1, 0])) == (0.5, 1.0)
+
+
+def test_among_equals_the_highest_threshold_wins() -> None:
+    constant = CountMetric(lambda tp, fp, fn, tn: 0 * tp, undefined=0.0)
+    assert best_threshold(constant, torch.tensor([0.75, 0.25]), torch.tensor([1, 0])) == (0.75, 0.0)
+
+
+def test_constant_scores_are_claimed_all_or_none() -> None:
+    scores = torch.full((4,), 0.5)
+    threshold, value = best_threshold(f1, scores, torch.tensor([1, 0, 0, 1]))
+    assert threshold < 0.5
+    assert value == pytest.approx(2 / 3)
+    assert best_threshold(CATALOGUE["accuracy"], scores, torch.tensor([1, 0, 0, 0])) == (0.5, 0.75)
+
+
+def test_the_order_of_the_items_does_not_matter() -> None:
+    scores, target = tied(0, 30, levels=8, dtype=torch.float64)
+    expected = best_threshold(f1, scores, target)
+    for seed in range(5):
+        order = torch.randperm(30, generator=torch.Generator().manual_seed(seed))
+        assert best_threshold(f1, scores[order], target[order]) == expected
+
+
+def test_scores_may_carry_a_gradient() -> None:
+    assert best_threshold(f1, torch.tensor([0.75, 0.25], requires_grad=True), torch.tensor([1, 0])) == (0.5, 1.0)
+
+
+def test_golden_gaussians() -> None:
+    """Lipton 2014: 10% from N(1, 1), the rest from N(0, 1); the best threshold lies where the posterior is F*/2."""
+    share = (np.arange(100_000) + 0.5) / 100_000
+    quantiles = torch.from_numpy(stats.norm.ppf(share))
+    scores = torch.cat([quantiles + 1, *[quantiles] * 9])
+    threshold, value = best_threshold(f1, scores, torch.arange(1_000_000) < 100_000)
+    # Either rate is off by at most half a step, 5e-6; so is F1, about. Near its maximum F1 falls by .1 t^2.
+    assert value == pytest.approx(0.343330, abs=1e-5)
+    assert threshold == pytest.approx(1.1234, abs=0.01)
+    posterior = 1 / (1 + 9 * math.exp(0.5 - threshold))
+    assert posterior == pytest.approx(value / 2, abs=2e-3)
+
+
+@pytest.mark.usefixtures("as_a_user")
+@pytest.mark.parametrize(
+    ("metric", "scores", "target", "error", "message"),
+    [
+        (f1_score, torch.zeros(2), torch.zeros(2), TypeError, "needed a CountMetric, got <function f1_score"),
+        (OpaqueMetric(f1_score), torch.zeros(2), torch.zeros(2), TypeError, "needed a CountMetric, got OpaqueMetric"),
+        (f1, torch.zeros(2, dtype=torch.long), torch.zeros(2), TypeError, "needed floating-point"),
+        (f1, torch.zeros(2), torch.zeros(3), ValueError, "nothing is broadcast"),
+        (
+            f1,
+            torch.zeros(2, 2),
+            torch.zeros(2, 2),
+            ValueError,
+            "needed scores of shape (items,) with an item, got (2, 2)",
+        ),
+        (f1, torch.zeros(0), torch.zeros(0), ValueError, "needed scores of shape (items,) with an item, got (0,)"),
+        (f1, torch.tensor([0.0, math.inf]), torch.zeros(2), ValueError, "needed finite scores"),
+        (f1, torch.tensor([0.0, math.nan]), torch.zeros(2), ValueError, "without NaN, got 1 of 2"),
+        (f1, torch.zeros(2), torch.tensor([0, 2]), ValueError, "needed a target of 0 and 1, got 2 at (1,)"),
+    ],
+)
+def test_bad_scores(metric, scores: Tensor, target: Tensor, error, message: str) -> None:
+    with pytest.raises(error) as caught:
+        best_threshold(metric, scores, target)
+    assert message in str(caught.value)
