@@ -90,7 +90,17 @@ def check_target(logits: Float[Tensor, "..."], target: Shaped[Tensor, "..."], *,
     """The target has the logits' shape (less the classes), exactly."""
     needed = logits.shape if axes == 1 else logits.shape[:-1]
     if target.shape != needed:
+        advice = "squeeze(-1) the logits" if needed == (*target.shape, 1) else "reshape one of them"
         raise ValueError(
             f"needed a target of shape {tuple(needed)} for the logits {describe(logits)}, got {describe(target)}; "
-            "nothing is broadcast, reshape one of them"
+            f"nothing is broadcast, {advice}"
+        )
+
+
+def check_rows_of_several(target: Shaped[Tensor, "*batch items"]) -> None:
+    """Rows are not of a single item: a trailing axis of one, as ``nn.Linear(n, 1)`` leaves it, is no batch of rows."""
+    if target.ndim > 1 and target.shape[-1] == 1 and target.numel() > 1:
+        raise ValueError(
+            f"needed rows of several items, got {describe(target)}, which would score each single decision by "
+            "itself; squeeze(-1) logits and target to score the batch as one"
         )

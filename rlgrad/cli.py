@@ -7,7 +7,6 @@ import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from textwrap import fill
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
@@ -299,7 +298,7 @@ def _print_result(comparison: "Comparison", methods: list[str], seeds: range, pa
     print(f"\n{to_text(rows, metric=metric, reference=reference, overlap=OVERLAP)}\n")
     results = scores(records)
     if any(results[name].keys() & results[reference].keys() for name in methods if name != reference):
-        print(fill(sentence(verdict(results, reference=reference, overlap=OVERLAP), metric=metric), width=100))
+        print(sentence(verdict(results, reference=reference, overlap=OVERLAP), metric=metric))
     print(f"records: {path}")
     return 1 if any(record.error is not None for record in records) else 0
 

@@ -7,6 +7,7 @@ model/SHA256SUMS             of the three, verified on loading; ``sha256sum -c``
 """
 
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -73,6 +74,9 @@ class Description:
         metric: name of the metric trained for.
         scores: that metric on each part of the training table.
         versions: of the software that trained it.
+
+    Raises:
+        ValueError: one of the first five cannot be.
     """
 
     network: str
@@ -83,6 +87,17 @@ class Description:
     metric: str
     scores: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse what no training gives: a description may come from a file."""
+        if self.network not in list(NETWORKS):
+            raise ValueError(f"needed a network of {', '.join(NETWORKS)}, got {self.network!r}")
+        if not isinstance(self.inputs, int) or self.inputs < 1:
+            raise ValueError(f"needed at least one input, got {self.inputs!r}")
+        if len(self.classes) != 2 or not all(isinstance(label, str) for label in self.classes):
+            raise ValueError(f"needed two classes, got {self.classes!r}")
+        if not isinstance(self.threshold, float | int) or not math.isfinite(self.threshold):
+            raise ValueError(f"needed a finite threshold, got {self.threshold!r}")
 
 
 @dataclass(frozen=True)
@@ -126,15 +141,18 @@ def check_destination(folder: str | Path, *, overwrite: bool) -> None:
 
     Raises:
         FileExistsError: something is there, and ``overwrite`` is not asked for, or it is not a saved model.
-        OSError: the parent folder cannot be made or written to.
+        OSError: no folder or file can be made there.
     """
     folder = Path(folder)
     if folder.exists() and not overwrite:
         raise FileExistsError(f"needed a new folder for the model, got {folder}, which exists; pass --overwrite")
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"needed a folder for the model, got the file {folder}; name another")
     if folder.exists() and any(folder.iterdir()) and not (folder / "model.json").exists():
         raise FileExistsError(f"needed a model to overwrite, got {folder}, which holds none; name another folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder.parent):
+    # The folders above are made when the model is saved, not now: the nearest one that exists must take a file.
+    above = next(parent for parent in folder.absolute().parents if parent.exists())
+    with tempfile.TemporaryFile(dir=above):
         pass
 
 
@@ -150,6 +168,7 @@ def save_model(model: TableModel, folder: str | Path, *, overwrite: bool = False
     check_destination(folder, overwrite=overwrite)
     weights = model.network.state_dict()
     _check_finite(weights, "the network")
+    Path(folder).parent.mkdir(parents=True, exist_ok=True)
     with _renamed_when_complete(Path(folder)) as part:
         save_file(weights, part / "weights.safetensors")
         save_preprocessor(model.preprocessing, part / "preprocessing.skops")
@@ -169,24 +188,35 @@ def load_model(folder: str | Path) -> TableModel:
         FileNotFoundError: the folder or one of its files is missing.
         ValueError: a file is not as it was saved, of another format, or holds a weight that is not finite.
     """
-    from safetensors.torch import load_file
-
     folder = Path(folder)
     _verify(folder)
     description = _read_description(folder / "model.json")
     network = build(description.network, description.inputs, seed=0)
-    weights = load_file(folder / "weights.safetensors")
-    _check_finite(weights, str(folder))
-    network.load_state_dict(weights)
+    _load_weights(network, folder / "weights.safetensors")
     return TableModel(description, network, load_preprocessor(folder / "preprocessing.skops"))
 
 
 def _read_description(path: Path) -> Description:
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    if content.pop("format", None) != _FORMAT:
-        raise ValueError(f"needed a model of format {_FORMAT}, got another in {path}; train it anew")
-    negative, positive = content.pop("classes")
-    return Description(classes=(negative, positive), **content)
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if content.pop("format", None) != _FORMAT:
+            raise ValueError(f"needed format {_FORMAT}")
+        return Description(**{**content, "classes": tuple(content["classes"])})
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ValueError(f"needed a description of a model, got {path} ({error}); train the model anew") from error
+
+
+def _load_weights(network: nn.Module, path: Path) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        weights = load_file(path)
+        _check_finite(weights, str(path))
+        network.load_state_dict(weights)
+    except (SafetensorError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"needed the weights of the model, got {path} ({reason}); train the model anew") from error
 
 
 def _verify(folder: Path) -> None:

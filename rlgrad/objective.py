@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from rlgrad.checks import check_logits, check_target, describe
+from rlgrad.checks import check_logits, check_rows_of_several, check_target
 from rlgrad.estimators import Estimator, counterfactual, exact, score_function
 from rlgrad.metrics import CountMetric, Metric, Scorer, as_metric
 from rlgrad.policies import Bernoulli, Categorical, Policy
@@ -89,11 +89,7 @@ class MetricLoss(nn.Module):
         axes = 1 if self.policy is Bernoulli else 2
         check_logits(logits, axes=axes)
         check_target(logits, target, axes=axes)
-        if target.ndim > 1 and target.shape[-1] == 1 and target.numel() > 1:
-            raise ValueError(
-                f"needed rows of several items, got {describe(target)}, which would score each single decision by "
-                "itself; squeeze(-1) both to score the batch as one"
-            )
+        check_rows_of_several(target)
         policy: Policy = self.policy(logits)
         expected = self.estimator(policy, Scorer(self.metric, target), generator=self.generator)
         loss = 1 - expected

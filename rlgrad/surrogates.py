@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from rlgrad.checks import as_binary, check_logits, check_target, describe
+from rlgrad.checks import as_binary, check_logits, check_rows_of_several, check_target, describe
 from rlgrad.metrics import CountMetric, expected_counts
 from rlgrad.metrics.counts import count_dtype
 
@@ -149,6 +149,7 @@ class soft:
     def __call__(self, logits: Float[Tensor, "*batch items"], target: Shaped[Tensor, "*batch items"]) -> Tensor:
         """The loss, a scalar."""
         logits, true = _checked(logits, target)
+        check_rows_of_several(true)
         probs = torch.sigmoid(logits.to(count_dtype(logits.device)))
         losses = 1 - self.metric.of_counts(*expected_counts(probs, true))
         return _mean(losses).to(logits.dtype)

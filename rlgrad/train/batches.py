@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ class Batches:
         self.loader: Iterable[Sequence[Tensor]] = ()
         self.pair: tuple[Tensor, Tensor] | None = None
         if isinstance(data, tuple | list) and len(data) == 2 and all(hasattr(part, "shape") for part in data):
-            self.pair = x, y = torch.as_tensor(data[0]), torch.as_tensor(data[1])
+            self.pair = x, y = _tensor(data[0]), _tensor(data[1])
             if not x.ndim or not y.ndim or len(x) != len(y) or not len(x):
                 raise ValueError(
                     f"needed as many inputs as targets in {what}, and one at least, got shapes {tuple(x.shape)} and "
@@ -60,3 +60,8 @@ class Batches:
         """Move a pair of tensors to a device, once; a loader's batches are moved one by one."""
         if self.pair is not None:
             self.pair = self.pair[0].to(device), self.pair[1].to(device)
+
+
+def _tensor(values: Any) -> Tensor:
+    # Arrays are copied: PyTorch takes neither read-only ones nor reversed ones as they are.
+    return values if isinstance(values, Tensor) else torch.from_numpy(np.array(values, order="C"))

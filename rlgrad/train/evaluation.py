@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from rlgrad.checks import check_target
+from rlgrad.checks import check_rows_of_several, check_target
 from rlgrad.metrics import Counts, Metric, as_metric, hard_counts
 from rlgrad.policies import Bernoulli, Categorical
 from rlgrad.train.batches import Batches, Data
@@ -76,7 +76,7 @@ def judge(logits: Tensor, target: Tensor, metric: Metric, threshold: float, poli
 def predict(model: nn.Module, batches: Iterable[Sequence[Tensor]], policy: PolicyType) -> tuple[Tensor, Tensor]:
     """Logits and targets of a data set, from the model in evaluation mode."""
     device = next((parameter.device for parameter in model.parameters()), None)
-    was_training = model.training
+    modes = {module: module.training for module in model.modules()}
     model.eval()
     logits, targets = [], []
     try:
@@ -86,7 +86,8 @@ def predict(model: nn.Module, batches: Iterable[Sequence[Tensor]], policy: Polic
                 logits.append(_checked(model(x.to(device)), target, policy))
                 targets.append(target)
     finally:
-        model.train(was_training)
+        for module, training in modes.items():
+            module.training = training
     if not targets:
         raise ValueError("needed data to evaluate on, got no batch; an iterator can be gone through only once")
     return torch.cat(logits), torch.cat(targets)
@@ -94,4 +95,5 @@ def predict(model: nn.Module, batches: Iterable[Sequence[Tensor]], policy: Polic
 
 def _checked(logits: Tensor, target: Tensor, policy: PolicyType) -> Tensor:
     check_target(logits, target, axes=1 if policy is Bernoulli else 2)
+    check_rows_of_several(target)
     return logits

@@ -77,7 +77,7 @@ def fit(
         True
     """
     metric = as_metric(metric)
-    stages = [stages] if isinstance(stages, Stage) else list(stages)
+    stages = [stages] if isinstance(stages, Stage) else stages
     _check_arguments(stages, metric, threshold, policy, batch_size, seed)
     fabric = _launched(fabric)
     run = _Run(fabric, model, Batches(train, "train"), Batches(validation, "validation"), metric, threshold, policy)
@@ -128,7 +128,8 @@ class _Run:
         for _ in range(stage.epochs):
             number = len(self.history.epochs) + 1
             loss = self._pass(step, number, self.train.shuffled(batch_size, seed=seed, epoch=number))
-            epoch = self._record(stage, number, loss)
+            step.check_weights(where=f"epoch {number}, after its last batch")
+            epoch = self._record(step, number, loss)
             yield epoch
             since = 0 if epoch.validation > best_of_stage else since + 1
             best_of_stage = max(best_of_stage, epoch.validation)
@@ -145,17 +146,17 @@ class _Run:
             raise ValueError("needed data to train on, got no batch; an iterator can be gone through only once")
         return losses / rows
 
-    def _record(self, stage: Stage, number: int, loss: float) -> Epoch:
-        logits, target = predict(self.model, self.validation.in_order(4096), self.policy)
+    def _record(self, step: "_Step", number: int, loss: float) -> Epoch:
+        logits, target = predict(step.model, self.validation.in_order(4096), self.policy)
         threshold = self.threshold
         if threshold == "tuned":
             assert isinstance(self.metric, CountMetric)
             threshold, _ = best_threshold(self.metric, logits, target)
         validation = judge(logits, target, self.metric, threshold, self.policy)
-        logits, target = predict(self.model, self.train.in_order(4096), self.policy)
+        logits, target = predict(step.model, self.train.in_order(4096), self.policy)
         train = judge(logits, target, self.metric, threshold, self.policy)
         seconds = time.perf_counter() - self.start
-        epoch = Epoch(stage.name, number, loss, train.value, validation.value, threshold, seconds)
+        epoch = Epoch(step.stage.name, number, loss, train.value, validation.value, threshold, seconds)
         if not self.history.epochs or epoch.validation > self.history.best.validation:
             self.best_weights = _copy(self.model)
         self.history.epochs.append(epoch)
@@ -176,7 +177,9 @@ class _Step:
     def __init__(self, run: _Run, stage: Stage) -> None:
         self.run, self.stage, self.fabric = run, stage, run.fabric
         optimizer = stage.optimizer(run.model.parameters(), lr=stage.lr)
-        self.reference = copy.deepcopy(run.model).eval().requires_grad_(False) if stage.kl else None
+        self.reference = None
+        if stage.kl:
+            self.reference = run.fabric.setup_module(copy.deepcopy(run.model).eval().requires_grad_(False))
         self.model, self.optimizer = run.fabric.setup(run.model, optimizer)
         if isinstance(stage.criterion, nn.Module):
             stage.criterion.to(run.fabric.device)
@@ -198,6 +201,11 @@ class _Step:
                     self._refuse(f"the gradient of {name}", parameter.grad, where, "lower lr")
         self.optimizer.step()
         return float(loss.detach())
+
+    def check_weights(self, *, where: str) -> None:
+        """Refuse to judge, let alone keep, weights that a step has thrown out of range."""
+        for name, parameter in self.run.model.named_parameters():
+            self._refuse(f"the weights {name}", parameter, where, "lower lr")
 
     def _refuse(self, what: str, values: Tensor, where: str, advice: str) -> None:
         # The sum is not finite where an entry is not; the entries decide, as finite ones may overflow together.
@@ -232,10 +240,11 @@ def _check_arguments(
     batch_size: int,
     seed: int,
 ) -> None:
-    if not stages or not all(isinstance(stage, Stage) for stage in stages):
+    if not isinstance(stages, list | tuple) or not stages or not all(isinstance(stage, Stage) for stage in stages):
         raise TypeError(f"needed a Stage or several, got {stages!r}; wrap the criterion: Stage(MetricLoss(f1))")
-    if isinstance(threshold, str) and threshold != "tuned":
-        raise ValueError(f'needed a number in logits or "tuned" as threshold, got {threshold!r}')
+    number = isinstance(threshold, float | int) and not isinstance(threshold, bool) and math.isfinite(threshold)
+    if not number and threshold != "tuned":
+        raise ValueError(f'needed a finite number in logits or "tuned" as threshold, got {threshold!r}')
     if threshold == "tuned" and not isinstance(metric, CountMetric):
         raise TypeError(f"needed a CountMetric to tune a threshold for, got {metric!r}; give the threshold as a number")
     if policy is not Bernoulli and threshold != 0:

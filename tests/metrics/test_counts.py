@@ -202,7 +202,7 @@ def test_a_formula_that_is_not_elementwise_is_a_type_error(formula) -> None:
 
 @pytest.mark.usefixtures("as_a_user")
 def test_the_error_inside_a_formula_is_kept_as_the_cause() -> None:
-    metric = CountMetric(lambda tp, fp, fn, tn: dict[str, float]()["weight"], undefined=0.0, name="mine")
+    metric = CountMetric(lambda tp, fp, fn, tn: dict[str, Tensor]()["weight"], undefined=0.0, name="mine")
     with pytest.raises(TypeError, match="got KeyError from mine") as caught:
         metric(some_rows(3, seed=1), some_rows(3, seed=2))
     assert isinstance(caught.value.__cause__, KeyError)

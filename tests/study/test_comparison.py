@@ -79,7 +79,10 @@ def test_seeds_differ_in_rows_weights_and_shuffles(fitted: list[dict[str, Any]])
     zero, one = fitted
     assert (zero["seed"], one["seed"]) == (0, 1)
     assert not torch.equal(zero["weights"], one["weights"])
-    assert not torch.equal(zero["train"][0], one["train"][0])
+    for part in ("train", "validation"):
+        assert not torch.equal(zero[part][0], one[part][0])
+    first, second = (setting().problem.split(seed=seed).test for seed in (0, 1))
+    assert not np.array_equal(first.x, second.x)
 
 
 def test_all_methods_are_tested_on_the_same_rows_which_none_has_seen() -> None:

@@ -257,6 +257,30 @@ def test_gradients_do_not_pile_up(ladder: Data, shift: Make) -> None:
     assert seen.seen == [0.0, 0.25, 0.5, 0.75]
 
 
+def test_every_epoch_and_every_seed_has_an_order_of_its_own(ladder: Data, shift: Make) -> None:
+    def orders(seed: int) -> list[tuple[float, ...]]:
+        seen: list[float] = []
+
+        def criterion(logits: Tensor, target: Tensor) -> Tensor:
+            seen.extend(logits.tolist())
+            return still(logits, target)
+
+        stages = [Stage(criterion, epochs=2), Stage(criterion, epochs=2)]
+        quiet(shift(0.0), stages, ladder, ladder, f1, batch_size=3, seed=seed)
+        return [tuple(seen[start : start + 8]) for start in range(0, 32, 8)]
+
+    assert all(sorted(order) == list(range(8)) for order in orders(0))
+    assert len({*orders(0), *orders(1)}) == 8
+    assert orders(0) == orders(0)
+
+
+def test_the_model_is_in_training_mode_in_training_alone(ladder: Data, shift: Make) -> None:
+    model, modes = shift(0.0), []
+    model.register_forward_hook(lambda module, *_: modes.append(module.training))
+    quiet(model.eval(), Stage(up, epochs=2), ladder, ladder, f1)
+    assert modes == [True, False, False] * 2  # a step, then validation and train are judged
+
+
 # Threshold
 
 
@@ -685,7 +709,7 @@ def test_stage_has_usual_defaults_and_cannot_be_changed() -> None:
     assert stage.optimizer is torch.optim.Adam
     assert stage.kl == 0
     with pytest.raises(AttributeError, match="cannot assign"):
-        stage.lr = 1.0  # type: ignore[misc]
+        stage.lr = 1.0
 
 
 @pytest.mark.usefixtures("as_a_user")
