@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _FORMAT = 1
 _FILES = ("model.json", "preprocessing.skops", "weights.safetensors")
+_SUMS = "SHA256SUMS"
 
 
 def linear(inputs: int) -> nn.Module:
@@ -140,7 +141,7 @@ def check_destination(folder: str | Path, *, overwrite: bool) -> None:
     """Find out before training whether the model can be saved there.
 
     Raises:
-        FileExistsError: something is there, and ``overwrite`` is not asked for, or it is not a saved model.
+        FileExistsError: something is there, and ``overwrite`` is not asked for, or other files than a model's are.
         OSError: no folder or file can be made there.
     """
     folder = Path(folder)
@@ -148,8 +149,8 @@ def check_destination(folder: str | Path, *, overwrite: bool) -> None:
         raise FileExistsError(f"needed a new folder for the model, got {folder}, which exists; pass --overwrite")
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"needed a folder for the model, got the file {folder}; name another")
-    if folder.exists() and any(folder.iterdir()) and not (folder / "model.json").exists():
-        raise FileExistsError(f"needed a model to overwrite, got {folder}, which holds none; name another folder")
+    if folder.exists() and any(path.name not in (*_FILES, _SUMS) for path in folder.iterdir()):
+        raise FileExistsError(f"needed a model to overwrite, got {folder} with other files; name another folder")
     # The folders above are made when the model is saved, not now: the nearest one that exists must take a file.
     above = next(parent for parent in folder.absolute().parents if parent.exists())
     with tempfile.TemporaryFile(dir=above):
@@ -175,7 +176,7 @@ def save_model(model: TableModel, folder: str | Path, *, overwrite: bool = False
         text = json.dumps({"format": _FORMAT, **asdict(model.description)}, indent=2, allow_nan=False)
         (part / "model.json").write_text(text + "\n", encoding="utf-8")
         sums = "".join(f"{_sum(part / name)}  {name}\n" for name in _FILES)
-        (part / "SHA256SUMS").write_text(sums, encoding="utf-8")
+        (part / _SUMS).write_text(sums, encoding="utf-8")
 
 
 def load_model(folder: str | Path) -> TableModel:
@@ -220,9 +221,9 @@ def _load_weights(network: nn.Module, path: Path) -> None:
 
 
 def _verify(folder: Path) -> None:
-    if not (folder / "SHA256SUMS").is_file():
+    if not (folder / _SUMS).is_file():
         raise FileNotFoundError(f"needed a folder written by rlgrad train, got {folder}, which has no SHA256SUMS")
-    lines = (folder / "SHA256SUMS").read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = (folder / _SUMS).read_text(encoding="utf-8", errors="replace").splitlines()
     sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     for name in _FILES:
         if not (folder / name).is_file():
@@ -253,7 +254,12 @@ def _renamed_when_complete(folder: Path) -> Iterator[Path]:
         old = part.with_suffix(".old")
         if folder.exists():
             folder.rename(old)
-        part.rename(folder)
+        try:
+            part.rename(folder)
+        except BaseException:
+            if old.exists():
+                old.rename(folder)
+            raise
         shutil.rmtree(old, ignore_errors=True)
         _synchronise(folder.parent)
     finally:

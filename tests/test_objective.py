@@ -252,6 +252,16 @@ def test_the_layout_in_memory_does_not_matter(estimator: str) -> None:
         torch.testing.assert_close(actual, step(MetricLoss(f1, estimator, generator=seeded()), logits.contiguous()))
 
 
+@pytest.mark.usefixtures("as_a_user")
+@pytest.mark.parametrize("estimator", ["counterfactual", "score_function"])
+def test_compiled_it_is_the_same(estimator: str) -> None:
+    """With decisions that are sure: compiled random numbers are others."""
+    criterion = MetricLoss(f1, estimator)
+    compiled = torch.compile(lambda z, y: criterion(z, y), backend="eager", fullgraph=True)
+    logits = LOGITS.sign() * math.inf
+    torch.testing.assert_close(step(compiled, logits), step(criterion, logits))
+
+
 # Randomness
 
 

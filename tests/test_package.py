@@ -65,3 +65,14 @@ def test_the_readme_shows_two_commands() -> None:
     install, develop = block.splitlines()
     assert install == "pip install -c constraints.txt -e . && rlgrad compare"
     assert develop == 'pip install -c constraints.txt -e ".[test]" && pytest'
+
+
+def test_the_python_in_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    names: dict[str, object] = {}
+    for block in blocks:
+        exec(block, names)
+    value = re.search(r"value=([\d.]+)", capsys.readouterr().out)
+    assert value is not None
+    assert float(value[1]) > 0.5
+    assert len(blocks) == 3

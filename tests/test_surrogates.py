@@ -181,6 +181,7 @@ def test_bad_input(criterion: Criterion, logits: Tensor, target: Tensor, error, 
         (lambda: weighted_bce(None), ValueError, "or a positive weight, got None"),
         (lambda: focal(-1.0), ValueError, "needed gamma of at least 0 and finite, got -1.0"),
         (lambda: focal(math.nan), ValueError, "needed gamma of at least 0 and finite, got nan"),
+        (lambda: focal(math.inf), ValueError, "needed gamma of at least 0 and finite, got inf"),
         (lambda: focal(alpha=1.5), ValueError, "needed alpha in [0, 1] or None, got 1.5"),
         (lambda: focal(alpha=math.nan), ValueError, "needed alpha in [0, 1] or None, got nan"),
         (lambda: soft(f1_score), TypeError, "needed a CountMetric, got <function f1_score"),
@@ -199,6 +200,13 @@ def test_an_empty_batch_is_attached_to_the_graph(criterion: Criterion) -> None:
     loss, gradient = step(criterion, torch.zeros(0, 4), torch.zeros(0, 4))
     assert loss.item() == 0.0
     assert gradient.shape == (0, 4)
+
+
+@pytest.mark.usefixtures("as_a_user")
+@pytest.mark.parametrize("criterion", [bce, soft(f1)], ids=name)
+def test_compiled_it_is_the_same(criterion: Criterion) -> None:
+    compiled = torch.compile(lambda z, y: criterion(z, y), backend="eager", fullgraph=True)
+    torch.testing.assert_close(step(compiled, LOGITS, TARGET), step(criterion, LOGITS, TARGET))
 
 
 # The best threshold

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from rlgrad.checks import describe
 from rlgrad.metrics import CountMetric, Metric, as_metric
 from rlgrad.policies import Bernoulli, kl_divergence
 from rlgrad.surrogates import best_threshold
@@ -188,6 +189,9 @@ class _Step:
         logits = self.model(x)
         self._refuse("a logit", logits, where, "look for NaN in the inputs, or lower lr")
         loss = self.stage.criterion(logits, target)
+        if not isinstance(loss, Tensor) or loss.ndim:
+            got = describe(loss) if isinstance(loss, Tensor) else repr(loss)
+            raise TypeError(f"needed a scalar tensor from the criterion of stage {self.stage.name!r}, got {got}")
         if self.reference is not None:
             policy, reference = self.run.policy(logits), self.run.policy(self.reference(x))
             loss = loss + self.stage.kl * kl_divergence(policy, reference).mean()

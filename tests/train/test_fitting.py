@@ -747,7 +747,7 @@ def test_a_stage_without_a_criterion(criterion: Any) -> None:
         ({"stages": [bce]}, TypeError, "wrap the criterion: Stage"),
         ({"stages": bce}, TypeError, "wrap the criterion: Stage"),
         ({"stages": MetricLoss(f1)}, TypeError, "wrap the criterion: Stage"),
-        ({"threshold": "best"}, ValueError, 'needed a number in logits or "tuned"'),
+        ({"threshold": "best"}, ValueError, 'needed a finite number in logits or "tuned"'),
         ({"threshold": None}, (TypeError, ValueError), "threshold"),
         ({"threshold": math.nan}, ValueError, "threshold"),
         ({"threshold": "tuned", "metric": agreement}, TypeError, "needed a CountMetric to tune a threshold for"),
