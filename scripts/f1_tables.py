@@ -22,6 +22,10 @@ from rlgrad.study.records import Record, scores
 from rlgrad.study.statistics import verdict
 from rlgrad.tables import Problem, load_problem
 
+SOURCES = {
+    "mammography": "Microcalcifications of Woods et al. (1993), as OpenML distributes them.",
+    "phoneme": "Nasal against oral vowels of the ELENA project, as KEEL distributes them.",
+}
 INTRODUCTION = """# Results
 
 Test {metric} of every method on the same splits, initial weights and batches, over {seeds} seeds, written from the
@@ -32,11 +36,13 @@ records of the runs by
 `ce` is cross-entropy decided at probability 1/2, `ce-tuned` the same with the threshold tuned on the validation rows;
 `ce+exact` and the like start from the cross-entropy solution, with half of the epochs each. All others decide at 1/2.
 
-Every method has the same budget ({budget}) and keeps the epoch that is best on the validation rows by the metric under
-its own decision rule. That helps plain `ce` too: it may stop early, where its F1 at 1/2 is higher than after convergence.
-The rows are split into 60% train, 15% validation and 25% test, equal rows together; the learning rate is one for all and
-tuned for none. An interval in the table stands by itself; the sentence above it allows for all comparisons at once, and
-both for the rows that the seeds share (Nadeau and Bengio 2003), so five seeds can show large effects alone.
+Every method has the same budget ({budget}) and keeps the epoch that is best on
+the validation rows by the metric under its own decision rule. That helps plain `ce` too: it may stop early, where its F1
+at 1/2 is higher than after convergence. The rows are split into 60% train, 15% validation and 25% test, equal rows
+together; the learning rate is one for all and tuned for none. Seconds are of a shared machine.
+
+An interval in a table stands by itself; the sentence above it allows for all comparisons at once. Both allow for the
+rows that the seeds share (Nadeau and Bengio 2003), so five seeds can show large effects only.
 """
 
 
@@ -82,9 +88,10 @@ def section(comparison: Comparison, records: list[Record]) -> str:
 
 
 def about(problem: Problem) -> str:
-    """Rows, columns and positives."""
-    y = problem.target.y
-    return f"{len(y)} rows, {problem.features.shape[1]} columns, {y.sum()} positive ({y.mean():.1%})."
+    """Rows, columns, positives, and where the table comes from."""
+    y, distinct = problem.target.y, len(problem.features.drop_duplicates())
+    rows = f"{len(y)} rows ({distinct} distinct), {problem.features.shape[1]} columns"
+    return f"{rows}, {y.sum()} positive ({y.mean():.1%}). {SOURCES.get(problem.name, '')}".rstrip()
 
 
 if __name__ == "__main__":

@@ -736,7 +736,7 @@ def test_a_model_is_not_written_over_what_is_no_model(
     Path("thesis").mkdir()
     Path("thesis/chapter.txt").write_text("years of work")
     said = refused(["train", str(csv), "--target=spam", "--out=thesis", "--epochs=2", *extra], capsys)
-    assert re.search("got thesis, which (exists; pass --overwrite|holds none; name another folder)$", said)
+    assert re.search("got thesis,? (which exists; pass --overwrite|with other files; name another folder)$", said)
 
 
 @pytest.mark.parametrize("extra", [[], ["--overwrite"]])

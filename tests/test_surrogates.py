@@ -202,13 +202,6 @@ def test_an_empty_batch_is_attached_to_the_graph(criterion: Criterion) -> None:
     assert gradient.shape == (0, 4)
 
 
-@pytest.mark.usefixtures("as_a_user")
-@pytest.mark.parametrize("criterion", [bce, soft(f1)], ids=name)
-def test_compiled_it_is_the_same(criterion: Criterion) -> None:
-    compiled = torch.compile(lambda z, y: criterion(z, y), backend="eager", fullgraph=True)
-    torch.testing.assert_close(step(compiled, LOGITS, TARGET), step(criterion, LOGITS, TARGET))
-
-
 # The best threshold
 
 

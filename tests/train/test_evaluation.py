@@ -213,11 +213,12 @@ def test_an_output_of_one_column_is_to_be_squeezed(toy: Toy) -> None:
 
 
 @pytest.mark.usefixtures("as_a_user")
-def test_single_decisions_are_not_taken_for_rows(toy: Toy, network: Make) -> None:
+@pytest.mark.parametrize("batch_size", [1, 120, 4096])  # of which the second leaves a batch of one row
+def test_single_decisions_are_not_taken_for_rows(toy: Toy, batch_size: int) -> None:
     # The mean of 121 F1 scores of one decision each is an accuracy, not an F1.
     x, y = toy
     with pytest.raises(ValueError, match="squeeze"):
-        evaluate(nn.Linear(3, 1), (x, y[:, None]), f1)
+        evaluate(nn.Linear(3, 1), (x, y[:, None]), f1, batch_size=batch_size)
 
 
 @pytest.mark.usefixtures("as_a_user")

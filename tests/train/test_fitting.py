@@ -274,11 +274,13 @@ def test_every_epoch_and_every_seed_has_an_order_of_its_own(ladder: Data, shift:
     assert orders(0) == orders(0)
 
 
-def test_the_model_is_in_training_mode_in_training_alone(ladder: Data, shift: Make) -> None:
+@pytest.mark.parametrize("kl", [0.0, 1.0])
+def test_the_model_is_in_training_mode_in_training_alone(ladder: Data, shift: Make, kl: float) -> None:
     model, modes = shift(0.0), []
     model.register_forward_hook(lambda module, *_: modes.append(module.training))
-    quiet(model.eval(), Stage(up, epochs=2), ladder, ladder, f1)
-    assert modes == [True, False, False] * 2  # a step, then validation and train are judged
+    quiet(model.eval(), Stage(up, epochs=2, kl=kl), ladder, ladder, f1)
+    reference = [False] if kl else []
+    assert modes == [True, *reference, False, False] * 2  # a step, then validation and train are judged
 
 
 # Threshold
