@@ -37,8 +37,8 @@ records of the runs by
 `ce+exact` and the like start from the cross-entropy solution, with half of the epochs each. All others decide at 1/2.
 
 Every method has the same budget ({budget}) and keeps the epoch that is best on
-the validation rows by the metric under its own decision rule. That helps plain `ce` too: it may stop early, where its F1
-at 1/2 is higher than after convergence. The rows are split into 60% train, 15% validation and 25% test, equal rows
+the validation rows by the metric under its own decision rule. That helps plain `ce` too: it may stop early, where its
+F1 at 1/2 is higher than after convergence. The rows are split into 60% train, 15% validation and 25% test, equal rows
 together; the learning rate is one for all and tuned for none. Seconds are of a shared machine.
 
 An interval in a table stands by itself; the sentence above it allows for all comparisons at once. Both allow for the

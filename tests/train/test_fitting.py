@@ -275,10 +275,11 @@ def test_every_epoch_and_every_seed_has_an_order_of_its_own(ladder: Data, shift:
 
 
 @pytest.mark.parametrize("kl", [0.0, 1.0])
-def test_the_model_is_in_training_mode_in_training_alone(ladder: Data, shift: Make, kl: float) -> None:
-    model, modes = shift(0.0), []
+@pytest.mark.parametrize("before", [True, False])
+def test_the_model_is_in_training_mode_in_training_alone(ladder: Data, shift: Make, before: bool, kl: float) -> None:
+    model, modes = shift(0.0).train(before), []
     model.register_forward_hook(lambda module, *_: modes.append(module.training))
-    quiet(model.eval(), Stage(up, epochs=2, kl=kl), ladder, ladder, f1)
+    quiet(model, Stage(up, epochs=2, kl=kl), ladder, ladder, f1)
     reference = [False] if kl else []
     assert modes == [True, *reference, False, False] * 2  # a step, then validation and train are judged
 
