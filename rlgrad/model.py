@@ -6,6 +6,7 @@ model/weights.safetensors    the network
 model/SHA256SUMS             of the three, verified on loading; ``sha256sum -c`` reads it too
 """
 
+import glob
 import json
 import math
 import os
@@ -144,12 +145,13 @@ def check_destination(folder: str | Path, *, overwrite: bool) -> None:
         FileExistsError: something is there, and ``overwrite`` is not asked for, or other files than a model's are.
         OSError: no folder or file can be made there.
     """
-    folder = Path(folder)
+    folder = Path(folder).resolve()
     if folder.exists() and not overwrite:
         raise FileExistsError(f"needed a new folder for the model, got {folder}, which exists; pass --overwrite")
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"needed a folder for the model, got the file {folder}; name another")
-    if folder.exists() and any(path.name not in (*_FILES, _SUMS) for path in folder.iterdir()):
+    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    if names and (_SUMS not in names or not names <= {*_FILES, _SUMS}):
         raise FileExistsError(f"needed a model to overwrite, got {folder} with other files; name another folder")
     # The folders above are made when the model is saved, not now: the nearest one that exists must take a file.
     above = next(parent for parent in folder.absolute().parents if parent.exists())
@@ -169,8 +171,10 @@ def save_model(model: TableModel, folder: str | Path, *, overwrite: bool = False
     check_destination(folder, overwrite=overwrite)
     weights = model.network.state_dict()
     _check_finite(weights, "the network")
-    Path(folder).parent.mkdir(parents=True, exist_ok=True)
-    with _renamed_when_complete(Path(folder)) as part:
+    folder = Path(folder).resolve()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _clear_remains(folder)
+    with _renamed_when_complete(folder) as part:
         save_file(weights, part / "weights.safetensors")
         save_preprocessor(model.preprocessing, part / "preprocessing.skops")
         text = json.dumps({"format": _FORMAT, **asdict(model.description)}, indent=2, allow_nan=False)
@@ -202,8 +206,9 @@ def _read_description(path: Path) -> Description:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if content.pop("format", None) != _FORMAT:
             raise ValueError(f"needed format {_FORMAT}")
-        return Description(**{**content, "classes": tuple(content["classes"])})
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        negative, positive = content["classes"]
+        return Description(**{**content, "classes": (negative, positive)})
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"needed a description of a model, got {path} ({error}); train the model anew") from error
 
 
@@ -214,6 +219,8 @@ def _load_weights(network: nn.Module, path: Path) -> None:
     try:
         weights = load_file(path)
         _check_finite(weights, str(path))
+        if any(value.dtype != torch.float32 for value in weights.values()):
+            raise RuntimeError("weights other than float32")
         network.load_state_dict(weights)
     except (SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())
@@ -263,6 +270,17 @@ def _renamed_when_complete(folder: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
         _synchronise(folder.parent)
     finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _clear_remains(folder: Path) -> None:
+    """Remove what a killed save left; a model that it had only moved aside comes back first."""
+    for old in folder.parent.glob(f".{glob.escape(folder.name)}.*.old"):
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            old.rename(folder)
+    for part in folder.parent.glob(f".{glob.escape(folder.name)}.*.part"):
         shutil.rmtree(part, ignore_errors=True)
 
 

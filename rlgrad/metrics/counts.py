@@ -189,12 +189,14 @@ class _FiniteGradient(torch.autograd.Function):
 
     @staticmethod
     def forward(count: Tensor) -> Tensor:
+        """The identity."""
         return count.view_as(count)
 
     @staticmethod
     def setup_context(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor], output: Tensor) -> None:
-        pass
+        """Nothing to keep."""
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> Tensor:
+        """The gradient where it is finite."""
         return torch.where(torch.isfinite(gradient), gradient, 0.0)

@@ -1,5 +1,6 @@
 """The true metric of a model's decisions."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -59,6 +60,10 @@ def evaluate(
         >>> print(f"{result.value:.4f}", [int(count) for count in result.counts])
         0.6667 [1, 1, 0, 1]
     """
+    if batch_size < 1:
+        raise ValueError(f"needed a batch_size of at least 1, got {batch_size}")
+    if not math.isfinite(threshold) or (policy is not Bernoulli and threshold != 0):
+        raise ValueError(f"needed a finite threshold, and 0 but for a Bernoulli policy, got {threshold}")
     logits, target = predict(model, Batches(data, "data").in_order(batch_size), policy)
     return judge(logits, target, as_metric(metric), threshold, policy)
 
@@ -90,10 +95,11 @@ def predict(model: nn.Module, batches: Iterable[Sequence[Tensor]], policy: Polic
             module.training = training
     if not targets:
         raise ValueError("needed data to evaluate on, got no batch; an iterator can be gone through only once")
-    return torch.cat(logits), torch.cat(targets)
+    together = torch.cat(targets)
+    check_rows_of_several(together)
+    return torch.cat(logits), together
 
 
 def _checked(logits: Tensor, target: Tensor, policy: PolicyType) -> Tensor:
     check_target(logits, target, axes=1 if policy is Bernoulli else 2)
-    check_rows_of_several(target)
     return logits

@@ -37,7 +37,8 @@ def fit(
 ) -> History:
     """Train a model in place, stage by stage, and leave it with the weights that were best by the validation metric.
 
-    Each stage starts from the best weights so far and ends after its epochs, or when the validation metric has stopped
+    The weights after each epoch are candidates; the initial ones are not. Each stage starts from the best weights so
+    far, the first from those the model has, and ends after its epochs, or when the validation metric has stopped
     improving. Cross-entropy first and then the metric is the usual recipe: ``[Stage(bce), Stage(MetricLoss(f1))]``.
     Whatever ends the training early, an error or Ctrl-C, the model keeps the best weights so far.
 
@@ -62,7 +63,7 @@ def fit(
 
     Raises:
         FloatingPointError: logits, loss or gradient ceased to be finite; stage, epoch and batch are named.
-        TypeError, ValueError: bad arguments, or shapes that do not fit; nothing has been trained then.
+        TypeError, ValueError: bad arguments, before anything is trained; or a batch that does not fit, when it comes.
 
     Source: Pinto, Kolesnikov, Shi, Beyer, Zhai, Tuning computer vision models with task rewards (2023), and Rennie et
         al. (2017), for training on cross-entropy first and on the metric then.
@@ -70,10 +71,11 @@ def fit(
     Example:
         >>> from rlgrad import MetricLoss, Stage, fit
         >>> from rlgrad.metrics import f1
+        >>> _ = torch.manual_seed(0)
         >>> x = torch.linspace(-1, 1, 200)[:, None]
         >>> y = (x[:, 0] > 0.6).float()
         >>> model = nn.Sequential(nn.Linear(1, 1), nn.Flatten(0))
-        >>> history = fit(model, Stage(MetricLoss(f1), lr=0.1), (x, y), (x, y), f1, progress=False)
+        >>> history = fit(model, Stage(MetricLoss(f1), lr=0.1, patience=100), (x, y), (x, y), f1, progress=False)
         >>> history.best.validation > 0.9
         True
     """
@@ -108,9 +110,11 @@ class _Run:
         validation.to(fabric.device)
 
     def fit(self, stages: Sequence[Stage], batch_size: int, seed: int, progress: bool) -> None:
+        """Run the stages; whatever ends them, the model has its best weights then."""
         from tqdm import tqdm
 
         total = sum(stage.epochs for stage in stages)
+        modes = {module: module.training for module in self.model.modules()}
         try:
             with tqdm(total=total, unit="epoch", disable=None if progress else True, leave=False) as bar:
                 for stage in stages:
@@ -121,6 +125,8 @@ class _Run:
                         bar.update()
         finally:
             self.model.load_state_dict(self.best_weights)
+            for module, training in modes.items():
+                module.training = training
 
     def _epochs(self, stage: Stage, batch_size: int, seed: int) -> Iterator[Epoch]:
         """Train a stage until it ends, yielding each epoch as it is done."""
@@ -164,6 +170,7 @@ class _Run:
         return epoch
 
     def kept(self) -> str:
+        """Which weights the model has after an error, for messages."""
         if not self.history.epochs:
             return "the model keeps its initial weights"
         best = self.history.best

@@ -17,9 +17,9 @@ class Stage:
         criterion: ``criterion(logits, target)`` gives a scalar: a MetricLoss, a surrogate, or any of torch's own.
         epochs: passes over the data, at most.
         lr: learning rate.
-        patience: the stage ends after this many epochs without a better validation metric.
-        kl: weight of KL(policy || policy at the stage's start), the mean over decisions, added to the loss: a pull
-            towards the model that the stage started from.
+        patience: the stage ends after this many epochs in a row without a validation metric better than its best.
+        kl: weight of KL(policy || policy at the stage's start, in evaluation mode), the mean over decisions, added to
+            the loss: a pull towards the model that the stage started from.
         optimizer: called as ``optimizer(parameters, lr=lr)``.
         name: how the history calls it; the criterion's name by default.
 
