@@ -3,6 +3,7 @@
 Only tyro is imported before the arguments are parsed, so that ``--help`` answers at once; torch takes seconds.
 """
 
+import io
 import os
 import sys
 from dataclasses import dataclass, field
@@ -126,6 +127,10 @@ class Predict:
 
     def run(self) -> int:
         """Read, predict, write under another name and rename."""
+        if self.out.suffix.lower() != ".csv":
+            raise BadInput(f"needed a .csv file for the predictions, got {self.out}; name it so")
+        if self.out.is_dir() or self.out.resolve() == self.table.resolve():
+            raise BadInput(f"needed a file of its own for the predictions, got {self.out}; name another")
         if self.out.exists() and not self.overwrite:
             raise FileExistsError(f"needed a new file to write, got {self.out}, which exists; pass --overwrite")
         from rlgrad.model import load_model
@@ -206,6 +211,8 @@ def main(args: list[str] | None = None) -> int:
         args=args,
         config=(tyro.conf.FlagCreatePairsOff,),
     )
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a label that the terminal cannot show is no error
     try:
         return command.run()
     except (ValueError, OSError) as error:
@@ -299,6 +306,9 @@ def _print_result(comparison: "Comparison", methods: list[str], seeds: range, pa
     results = scores(records)
     if any(results[name].keys() & results[reference].keys() for name in methods if name != reference):
         print(sentence(verdict(results, reference=reference, overlap=OVERLAP), metric=metric))
+    software = {(record.versions["rlgrad"], record.versions["torch"]) for record in records}
+    if len(software) > 1:
+        print("note: the records were made by several versions of rlgrad or torch; use a new --out to compare by one")
     print(f"records: {path}")
     return 1 if any(record.error is not None for record in records) else 0
 

@@ -105,9 +105,9 @@ class MovingAverage(nn.Module):
         return f"decay={self.decay}"
 
     def forward(self, reward: Float[Tensor, "draws *batch"], play: Play | None = None) -> Float[Tensor, "draws *batch"]:
-        """Advantages against the average of earlier calls, which then takes in these rewards."""
+        """Advantages against the average of earlier calls, which takes in these rewards in training mode."""
         past = torch.where(self.weight > 0, self.average / self.weight, 0.0)
-        if reward.numel():
+        if self.training and reward.numel():
             self.average.lerp_(reward.detach().mean().to(self.average), 1 - self.decay)
             self.weight.lerp_(torch.ones_like(self.weight), 1 - self.decay)
         return reward - past.to(reward)

@@ -145,7 +145,7 @@ def check_destination(folder: str | Path, *, overwrite: bool) -> None:
         FileExistsError: something is there, and ``overwrite`` is not asked for, or other files than a model's are.
         OSError: no folder or file can be made there.
     """
-    folder = Path(folder).resolve()
+    folder = Path(folder)
     if folder.exists() and not overwrite:
         raise FileExistsError(f"needed a new folder for the model, got {folder}, which exists; pass --overwrite")
     if folder.exists() and not folder.is_dir():
@@ -154,7 +154,7 @@ def check_destination(folder: str | Path, *, overwrite: bool) -> None:
     if names and (_SUMS not in names or not names <= {*_FILES, _SUMS}):
         raise FileExistsError(f"needed a model to overwrite, got {folder} with other files; name another folder")
     # The folders above are made when the model is saved, not now: the nearest one that exists must take a file.
-    above = next(parent for parent in folder.absolute().parents if parent.exists())
+    above = next(parent for parent in folder.resolve().parents if parent.exists())
     with tempfile.TemporaryFile(dir=above):
         pass
 

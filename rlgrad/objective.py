@@ -35,7 +35,8 @@ class MetricLoss(nn.Module):
     Args:
         metric: a CountMetric, or any function of one row's (decision, target) that returns a number.
         estimator: "auto" takes "exact" for a CountMetric under a Bernoulli policy and "score_function" (leave-one-out,
-            16 draws) for all else; or a name, or an estimator such as ``counterfactual(draws=4)``.
+            16 draws) for all else; or a name, or an estimator such as ``counterfactual(draws=4)``, which is the one for
+            a formula of counts with a jump or a kink.
         policy: Bernoulli for logits ``*batch items``, Categorical for logits ``*batch items classes``.
         reduction: over rows: "mean", "sum" or "none".
         generator: source of randomness of the sampling estimators, on the logits' device.
@@ -95,7 +96,7 @@ class MetricLoss(nn.Module):
         loss = 1 - expected
         if self.reduction == "none":
             return loss
-        # An empty batch has no mean; it gives zero, attached to the graph, which distributed training needs.
+        # A batch without rows has no mean; it gives zero, attached to the graph, which distributed training needs.
         return loss.sum() / max(1, loss.numel()) if self.reduction == "mean" else loss.sum()
 
 

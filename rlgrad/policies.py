@@ -13,8 +13,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rlgrad.checks import check_logits, describe, first_index, values_visible
+from rlgrad.metrics.counts import count_dtype
 
-# Draws are generated and reduced in slices of about this many random numbers, so that memory does not grow with draws.
+# Where only sums over draws are needed, draws are taken in slices of about this many numbers.
 _SLICE = 1 << 22
 
 
@@ -143,7 +144,7 @@ class Categorical:
 
         One random number a decision whatever the number of classes, and no limit on them.
         """
-        cumulative = self.probs.detach().double().cumsum(-1)
+        cumulative = self.probs.detach().to(count_dtype(self.logits.device)).cumsum(-1)
         cumulative = cumulative / cumulative[..., -1:]
         items = cumulative.shape[:-1]
         uniform = torch.rand((draws, *items), dtype=cumulative.dtype, device=cumulative.device, generator=generator)

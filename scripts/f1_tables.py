@@ -38,8 +38,8 @@ records of the runs by
 
 Every method has the same budget ({budget}) and keeps the epoch that is best on
 the validation rows by the metric under its own decision rule. That helps plain `ce` too: it may stop early, where its
-F1 at 1/2 is higher than after convergence. The rows are split into 60% train, 15% validation and 25% test, equal rows
-together; the learning rate is one for all and tuned for none. Seconds are of a shared machine.
+F1 at 1/2 is higher than after convergence. The distinct rows are split into 60% train, 15% validation and 25% test,
+equal rows together; the learning rate is one for all and tuned for none. Seconds are of a shared machine.
 
 An interval in a table stands by itself; the sentence above it allows for all comparisons at once. Both allow for the
 rows that the seeds share (Nadeau and Bengio 2003), so five seeds can show large effects only.
@@ -91,7 +91,8 @@ def about(problem: Problem) -> str:
     """Rows, columns, positives, and where the table comes from."""
     y, distinct = problem.target.y, len(problem.features.drop_duplicates())
     rows = f"{len(y)} rows ({distinct} distinct), {problem.features.shape[1]} columns"
-    return f"{rows}, {y.sum()} positive ({y.mean():.1%}). {SOURCES.get(problem.name, '')}".rstrip()
+    origin = f"{SOURCES.get(problem.name, '')} SHA-256 of the file: {problem.fingerprint[:16]}..."
+    return f"{rows}, {y.sum()} positive ({y.mean():.1%}). {origin.lstrip()}"
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ NODES = 12  # of the Gauss rule
 CUMULANTS = 6  # of the count that the Gauss rule matches
 ORDER = 12  # of the Hermite series that corrects its weights
 _TAIL = 1 / 32  # probabilities within this of 0 or 1 enter the law through power sums
-_FEW = 4096  # items up to which power sums do not pay
+_FEW = 4096  # items, of all rows together, up to which power sums do not pay
 _POWERS = 11  # of those sums: the first one left out is (2 / 32)^12 / 12 = 3e-16
 
 
@@ -90,7 +90,7 @@ def _characteristic(
     and only the others, at most SWITCH^2 / (_TAIL (1 - _TAIL)) = 1190 a row, one by one.
     """
     z = torch.polar(torch.ones_like(theta), theta) - 1
-    if p.shape[-1] <= _FEW:
+    if p.numel() <= _FEW:
         return _product(p, z)
     low, high = p <= _TAIL, p >= 1 - _TAIL
     log_sure = _series(torch.where(low, p, 0.0), z) + _series(torch.where(high, 1 - p, 0.0), z.conj())

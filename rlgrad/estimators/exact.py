@@ -27,8 +27,8 @@ class exact:
     The law is taken for a count whose standard deviation lies below 6, and leaves an error of about 1e-11. The Gauss
     rule leaves, in the gradient relative to the full law's, at most 1e-9 for each metric of the catalogue at the
     switch itself, where it is worst (g_mean, then precision), at most 1e-12 for f1 and iou, and less from there on.
-    A formula of the user's own with a kink or a jump away from the ends of the counts' range is exact under the law;
-    under the Gauss rule it is smoothed over the count's deviation.
+    That holds for smooth formulas. One with a jump or a kink inside the counts' range, such as a quota, is exact under
+    the law alone; the Gauss rule misses the jump between its nodes, so train such a formula with ``counterfactual``.
 
     Raises:
         TypeError: on use, with a policy that is not Bernoulli or a metric that is not a CountMetric.

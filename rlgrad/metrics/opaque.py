@@ -16,12 +16,12 @@ class OpaqueMetric:
     """A black box ``function(decision, target) -> number``, larger is better, called once for each draw and row.
 
     The function sees what a person would score: the decisions of one row and its target, two tensors of shape
-    ``items``, copies that it may change. They turn into arrays where NumPy wants them.
+    ``items``, copies on the processor that it may change. They turn into arrays where NumPy wants them.
 
     Args:
         function: gives one finite number.
         batched: the function follows the shape rule itself: it gets ``draws *batch items`` and ``*batch items`` at
-            once and gives ``draws *batch``. Faster where it can.
+            once, on the device they are on, and gives ``draws *batch``. Faster where it can.
         name: how tables and messages call it; the function's own name by default.
 
     Raises:
@@ -83,11 +83,13 @@ class OpaqueMetric:
 
     def _one_by_one(self, decision: Tensor, target: Tensor) -> Tensor:
         rows = decision.shape[:-1]
-        scores = torch.empty(rows, dtype=count_dtype(decision.device))
-        targets = target.expand_as(decision)
+        device = decision.device
+        scores = torch.empty(rows, dtype=count_dtype(device))
+        # On the processor, where NumPy can read them, in one transfer.
+        decision, targets = decision.cpu(), target.cpu().expand(decision.shape)
         for at in product(*map(range, rows)):
             scores[at] = self._one(decision[at], targets[at], at)
-        return scores.to(decision.device)
+        return scores.to(device)
 
     def _one(self, decision: Tensor, target: Tensor, at: tuple[int, ...]) -> float:
         try:

@@ -4,7 +4,6 @@ A method is a function of the metric, the budget and a generator that returns a 
 threshold of the decisions, by which each epoch is judged. One's own is one function more.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -43,7 +42,7 @@ class Budget:
         for what in ("epochs", "patience", "batch_size"):
             if getattr(self, what) < 1:
                 raise ValueError(f"needed {what} of at least 1, got {getattr(self, what)}")
-        if not 0 < self.lr < math.inf:
+        if not 0 < self.lr <= 1e30:  # above, a step overflows whatever the gradient
             raise ValueError(f"needed a positive finite lr, got {self.lr}; 0.01 is usual")
 
 

@@ -15,7 +15,8 @@ class Batches:
     """A data set that can be gone through in order, or shuffled.
 
     Args:
-        data: a pair of tensors (or arrays) of equal length, or an iterable of pairs such as a DataLoader.
+        data: a pair of tensors or arrays of equal length, moved whole to the device in training, or an iterable of
+            pairs such as a DataLoader.
         what: its name, for messages.
 
     Raises:
@@ -64,4 +65,8 @@ class Batches:
 
 def _tensor(values: Any) -> Tensor:
     # Arrays are copied: PyTorch takes neither read-only ones nor reversed ones as they are.
-    return values if isinstance(values, Tensor) else torch.from_numpy(np.array(values, order="C"))
+    # NumPy's default float64 becomes PyTorch's default, which is the models'.
+    if isinstance(values, Tensor):
+        return values
+    tensor = torch.from_numpy(np.array(values, order="C"))
+    return tensor.to(torch.get_default_dtype()) if tensor.dtype == torch.float64 else tensor

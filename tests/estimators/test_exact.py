@@ -187,6 +187,8 @@ def test_the_gauss_rule_stays_inside_the_range_of_the_count() -> None:
         np.full(6000, 0.005),
         np.full(6000, 0.995),
         np.concatenate([np.zeros(6000), np.linspace(0.0, 1.0, 150)]),
+        np.concatenate([np.zeros(6000), [0.02, 0.04, 0.1, 0.2]]),
+        np.concatenate([np.zeros(6000), [0.98, 0.96, 0.9, 0.8]]),
         np.concatenate([np.full(5000, 1e-3), np.full(500, 0.04), np.full(100, 0.97)]),
         np.linspace(0.0, 1.0, 150),
         np.concatenate([np.zeros(500), np.ones(500), np.full(20, 0.5)]),
