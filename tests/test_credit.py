@@ -109,6 +109,13 @@ def test_an_empty_batch_leaves_the_average_alone() -> None:
     assert moving(torch.tensor([3.0])).tolist() == [1.0]
 
 
+def test_evaluation_looks_at_the_average_and_leaves_it_alone() -> None:
+    moving = MovingAverage(decay=0.5)
+    moving(torch.tensor([2.0]))
+    moving.eval()
+    assert [moving(torch.tensor([3.0])).tolist() for _ in range(2)] == [[1.0], [1.0]]
+
+
 def test_moving_average_is_a_module_without_parameters() -> None:
     module = nn.ModuleDict({"credit": MovingAverage()})
     assert list(module.state_dict()) == ["credit.average", "credit.weight"]

@@ -268,6 +268,14 @@ def test_categorical_frequencies(generator: torch.Generator) -> None:
     assert_frequencies(counts, policy.probs, 50_000)
 
 
+@pytest.mark.parametrize("uniform", [0.0, math.nextafter(1.0, 0.0)])
+def test_the_ends_of_the_uniform_draw_nothing_impossible(uniform: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "rand", lambda shape, *, dtype, **_: torch.full(shape, uniform, dtype=dtype))
+    assert Bernoulli(torch.tensor([-INF, INF], dtype=torch.float64)).sample(1).tolist() == [[False, True]]
+    masked = torch.tensor([[-INF, 0.1, 0.2, 0.3, -INF], [-INF, -INF, -INF, 0.0, -INF]])
+    assert Categorical(masked).sample(1).tolist() == [[1 if uniform == 0 else 3, 3]]
+
+
 def test_decisions_are_independent(generator: torch.Generator) -> None:
     """Correlations of fair decisions between items, and between draws, lie within six standard errors."""
     for decision in (

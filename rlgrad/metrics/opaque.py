@@ -97,7 +97,7 @@ class OpaqueMetric:
         except Exception as error:
             raise RuntimeError(f"{self.name} raised {type(error).__name__} at draw and row {at}: {error}") from error
         try:
-            return float(score)
+            return float(score.detach() if isinstance(score, Tensor) else score)
         except (TypeError, ValueError) as error:
             raise ValueError(
                 f"needed a number from {self.name}, got {score!r} at draw and row {at}; return one float"
