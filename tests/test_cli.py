@@ -757,6 +757,7 @@ def test_a_model_is_not_written_over_a_file(extra: list[str], csv: Path, capsys:
 def test_nothing_is_left_where_the_table_was_bad(csv: Path, capsys: pytest.CaptureFixture[str]) -> None:
     refused(["train", str(csv), "--target=spma", "--out=new/folder/model"], capsys)
     refused(["compare", str(csv), "--target=spma", "--out=new/folder/comparison"], capsys)
+    assert not Path("new").exists()
 
 
 def test_predictions_are_not_written_over_a_file(model: Path, csv: Path, capsys: pytest.CaptureFixture[str]) -> None:

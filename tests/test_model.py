@@ -195,7 +195,7 @@ def test_relative_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_parent_folders_are_made(tmp_path: Path) -> None:
     save_model(a_model(), tmp_path / "some" / "where" / "model")
-    load_model(tmp_path / "some" / "where" / "model")
+    assert load_model(tmp_path / "some" / "where" / "model").description == a_model().description
 
 
 # Damage
@@ -249,8 +249,9 @@ def test_what_is_no_model_folder(tmp_path: Path, kind: str) -> None:
 
 
 def test_other_files_in_the_folder_do_no_harm(saved: Path) -> None:
+    before = load_model(saved).description
     (saved / "README.md").write_text("mine")
-    load_model(saved)
+    assert load_model(saved).description == before
 
 
 # Forgery: the sums match, so what the files hold is all there is to judge by
@@ -395,7 +396,7 @@ def test_overwriting_nothing(tmp_path: Path, exists: bool) -> None:
     if exists:
         (tmp_path / "model").mkdir()
     save_model(a_model(), tmp_path / "model", overwrite=True)
-    load_model(tmp_path / "model")
+    assert load_model(tmp_path / "model").description == a_model().description
 
 
 @pytest.mark.parametrize(

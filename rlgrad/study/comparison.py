@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from rlgrad.metrics import CountMetric, Counts
 from rlgrad.model import Description, TableModel, build
 from rlgrad.study.methods import METHODS, Budget
-from rlgrad.study.records import Json, Key, Record, append, missing, read, run_key, versions
+from rlgrad.study.records import Json, Key, Record, append, latest, missing, read, run_key, versions
 from rlgrad.surrogates import best_threshold
 from rlgrad.tables import Part, Problem
 from rlgrad.train import Evaluation, evaluate, fit
@@ -71,13 +71,9 @@ class Comparison:
 
     def records(self, path: Path, methods: Sequence[str], seeds: Sequence[int]) -> list[Record]:
         """The records of this setting, methods and seeds, in the order of the methods."""
-        found = {self.key(record.method, record.seed): record for record in read(path) if self._owns(record)}
+        found = latest(read(path))
         keys = (self.key(method, seed) for method in methods for seed in seeds)
         return [found[key] for key in keys if key in found]
-
-    def _owns(self, record: Record) -> bool:
-        same = record.task == self.task and record.metric == self.metric.name
-        return same and record.arguments == self.arguments
 
 
 def run(comparison: Comparison, runs: Sequence[Key], path: Path, *, workers: int = -1) -> Iterator[Record]:

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from rlgrad.estimators import Estimator, counterfactual, exact, score_function
+from rlgrad.estimators import counterfactual, exact, score_function
 from rlgrad.metrics import CountMetric
 from rlgrad.objective import MetricLoss
 from rlgrad.surrogates import Criterion, bce, focal, soft, weighted_bce
@@ -54,6 +54,7 @@ class Recipe(NamedTuple):
 
 
 Method = Callable[[CountMetric, Budget, torch.Generator], Recipe]
+MakeCriterion = Callable[[CountMetric, torch.Generator], Criterion]
 
 
 def stage(criterion: Criterion, budget: Budget, *, epochs: int | None = None) -> Stage:
@@ -61,36 +62,12 @@ def stage(criterion: Criterion, budget: Budget, *, epochs: int | None = None) ->
     return Stage(criterion, epochs=epochs or budget.epochs, lr=budget.lr, patience=budget.patience)
 
 
-def _surrogate(criterion: Criterion, metric: CountMetric, budget: Budget, generator: torch.Generator) -> Recipe:
-    return Recipe([stage(criterion, budget)])
-
-
-def _cross_entropy_tuned(metric: CountMetric, budget: Budget, generator: torch.Generator) -> Recipe:
-    return Recipe([stage(bce, budget)], threshold="tuned")
-
-
-def _soft(metric: CountMetric, generator: torch.Generator) -> Criterion:
-    return soft(metric)
-
-
-def _policy_gradient(estimator: Estimator, metric: CountMetric, generator: torch.Generator) -> Criterion:
-    return MetricLoss(metric, estimator, generator=generator)
-
-
-def _from_scratch(
-    criterion: Callable[[CountMetric, torch.Generator], Criterion],
-    metric: CountMetric,
-    budget: Budget,
-    generator: torch.Generator,
-) -> Recipe:
+def _from_scratch(criterion: MakeCriterion, metric: CountMetric, budget: Budget, generator: torch.Generator) -> Recipe:
     return Recipe([stage(criterion(metric, generator), budget)])
 
 
 def _from_cross_entropy(
-    criterion: Callable[[CountMetric, torch.Generator], Criterion],
-    metric: CountMetric,
-    budget: Budget,
-    generator: torch.Generator,
+    criterion: MakeCriterion, metric: CountMetric, budget: Budget, generator: torch.Generator
 ) -> Recipe:
     """Half of the epochs on cross-entropy, the other half on the metric from the best weights of the first."""
     half = max(1, budget.epochs // 2)
@@ -98,19 +75,29 @@ def _from_cross_entropy(
     return Recipe([first, stage(second, budget, epochs=max(1, budget.epochs - half))])
 
 
-_TRAINED_ON_THE_METRIC: dict[str, Callable[[CountMetric, torch.Generator], Criterion]] = {
-    "soft": _soft,
-    "score_function": partial(_policy_gradient, score_function(draws=16)),
-    "counterfactual": partial(_policy_gradient, counterfactual(draws=1)),
-    "exact": partial(_policy_gradient, exact()),
+def _cross_entropy_tuned(metric: CountMetric, budget: Budget, generator: torch.Generator) -> Recipe:
+    return Recipe([stage(bce, budget)], threshold="tuned")
+
+
+_WITHOUT_THE_METRIC: dict[str, MakeCriterion] = {
+    "ce": lambda metric, generator: bce,
+    "ce-weighted": lambda metric, generator: weighted_bce(),
+    "focal": lambda metric, generator: focal(),
+}
+_ON_THE_METRIC: dict[str, MakeCriterion] = {
+    "soft": lambda metric, generator: soft(metric),
+    "score_function": lambda metric, generator: MetricLoss(metric, score_function(draws=16), generator=generator),
+    "counterfactual": lambda metric, generator: MetricLoss(metric, counterfactual(draws=1), generator=generator),
+    "exact": lambda metric, generator: MetricLoss(metric, exact(), generator=generator),
+}
+_SCRATCH: dict[str, Method] = {
+    name: partial(_from_scratch, criterion) for name, criterion in (_WITHOUT_THE_METRIC | _ON_THE_METRIC).items()
 }
 
 METHODS: dict[str, Method] = {
-    "ce": partial(_surrogate, bce),
+    "ce": _SCRATCH["ce"],
     "ce-tuned": _cross_entropy_tuned,
-    "ce-weighted": partial(_surrogate, weighted_bce()),
-    "focal": partial(_surrogate, focal()),
-    **{name: partial(_from_scratch, criterion) for name, criterion in _TRAINED_ON_THE_METRIC.items()},
-    **{f"ce+{name}": partial(_from_cross_entropy, criterion) for name, criterion in _TRAINED_ON_THE_METRIC.items()},
+    **_SCRATCH,
+    **{f"ce+{name}": partial(_from_cross_entropy, criterion) for name, criterion in _ON_THE_METRIC.items()},
 }
 REFERENCE = "ce-tuned"
