@@ -13,7 +13,8 @@ FLOORS = {
     "cli": 7,
     "report": 6,
     "study": 5,
-    "audit": 5,
+    "auditing": 5,
+    "probing": 5,
     "train": 4,
     "agent": 4,
     "tables": 4,
@@ -26,6 +27,7 @@ FLOORS = {
     "metrics": 0,
     "steps": 0,
     "checks": -1,
+    "text": -1,
 }
 ROOT = Path(rlgrad.__file__).parent
 FILES = sorted(path.relative_to(ROOT.parent).as_posix() for path in ROOT.rglob("*.py"))

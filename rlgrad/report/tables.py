@@ -11,6 +11,7 @@ from textwrap import fill
 
 from rlgrad.study.records import Record, one_setting, scores
 from rlgrad.study.statistics import Interval, Verdict, interval, paired_difference
+from rlgrad.text import aligned, code, markdown
 
 _UNKNOWN = Interval(nan, nan, nan)
 
@@ -95,12 +96,9 @@ def to_text(rows: Sequence[Row], *, metric: str, reference: str, overlap: float 
         reference: as given to `summary`.
         overlap: as given to `summary`.
     """
-    cells = [_header(metric, reference), *_cells(rows, reference)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = ["  ".join(_align(row, widths)).rstrip() for row in cells]
-    rule = "  ".join("-" * width for width in widths)
+    table = aligned([_header(metric, reference), *_cells(rows, reference)])
     notes = [fill(note, width=100) for note in _notes(rows, reference, overlap)]
-    return "\n".join([lines[0], rule, *lines[1:], "", *notes])
+    return "\n".join([table, "", *notes])
 
 
 def to_markdown(rows: Sequence[Row], *, metric: str, reference: str, overlap: float = 0.0) -> str:
@@ -112,11 +110,9 @@ def to_markdown(rows: Sequence[Row], *, metric: str, reference: str, overlap: fl
         reference: as given to `summary`.
         overlap: as given to `summary`.
     """
-    header = _header(metric, reference)
-    rule = [":--", *["--:"] * (len(header) - 1)]
-    body = [[_code(name), *rest] for name, *rest in _cells(rows, reference)]
-    lines = [f"| {' | '.join(cells)} |" for cells in [header, rule, *body]]
-    return "\n".join([*lines, "", *(f"- {note}" for note in _notes(rows, reference, overlap))])
+    body = [[code(name), *rest] for name, *rest in _cells(rows, reference)]
+    table = markdown([_header(metric, reference), *body])
+    return "\n".join([table, "", *(f"- {note}" for note in _notes(rows, reference, overlap))])
 
 
 def _header(metric: str, reference: str) -> list[str]:
@@ -154,16 +150,6 @@ def _bounds(bounds: Interval, form: str) -> str:
 
 def _number(value: float, form: str) -> str:
     return "-" if isnan(value) else f"{value:{form}}"
-
-
-def _align(cells: Sequence[str], widths: Sequence[int]) -> list[str]:
-    name, *numbers = (cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
-    return [name.lstrip().ljust(widths[0]), *numbers]
-
-
-def _code(name: str) -> str:
-    """A name as Markdown code inside a table, where a bar would end the cell and a backtick the code."""
-    return "`" + " ".join(name.split()).replace("`", "'").replace("|", "\\|") + "`"
 
 
 def _notes(rows: Sequence[Row], reference: str, overlap: float) -> list[str]:
