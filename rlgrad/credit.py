@@ -3,7 +3,8 @@
 A credit is a function ``credit(reward, play)`` from rewards ``draws *batch`` to advantages, ``draws *batch`` or, where
 credit goes to single decisions, ``draws *batch items``. The play tells who decided what; most do without it. Each
 subtracts from a draw's reward only what does not depend on that draw (or that decision), which leaves the expected
-gradient as it is and takes away variance.
+gradient as it is and takes away variance. Advantages that carry a graph are a baseline that learns: estimators fit it
+by least squares, as the gradient of half the squared advantage.
 """
 
 from collections.abc import Callable
@@ -13,9 +14,9 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
-from rlgrad.checks import as_binary, check_target
+from rlgrad.checks import as_binary, check_target, describe, first_index, values_visible
 from rlgrad.metrics import CountMetric, Score, Scorer
-from rlgrad.policies import Bernoulli, Policy
+from rlgrad.policies import Bernoulli, Policy, slices
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,49 @@ class MovingAverage(nn.Module):
         return reward - past.to(reward)
 
 
+class LearnedValue(nn.Module):
+    """The reward less a value that a network expects from the logits alone: the critic of an actor-critic.
+
+    The network learns with the policy: the loss of an estimator that uses this credit also carries the gradient of
+    (reward - value)^2 / 2 for its weights. Give those to the optimizer: ``MetricLoss.parameters()`` holds them.
+
+    Args:
+        network: from logits ``*batch items [classes]``, detached, to values ``*batch``.
+
+    Raises:
+        TypeError: ``network`` is not a module.
+        ValueError: on use without a play, or when the network's values have another shape than the rows.
+
+    Source: Sutton, McAllester, Singh, Mansour, Policy gradient methods for reinforcement learning with function
+        approximation (1999); Mnih, Gregor, Neural variational inference and learning in belief networks (2014).
+
+    Example:
+        >>> credit = LearnedValue(nn.Sequential(nn.Linear(4, 1), nn.Flatten(0)))
+        >>> policy = Bernoulli(torch.zeros(2, 4))
+        >>> decision = policy.sample(3)
+        >>> credit(torch.ones(3, 2), Play(policy, decision, lambda b: b.sum(-1))).shape
+        torch.Size([3, 2])
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        if not isinstance(network, nn.Module):
+            raise TypeError(f"needed a network that gives values, got {network!r}; pass an nn.Module")
+        self.network = network
+
+    def forward(self, reward: Float[Tensor, "draws *batch"], play: Play | None) -> Float[Tensor, "draws *batch"]:
+        """Advantages against the network's value, with the graph of the network's weights."""
+        if play is None:
+            raise ValueError("needed a play to find the value of, got none; pass Play(policy, decision, score)")
+        value: Tensor = self.network(play.policy.logits.detach())
+        if value.shape != reward.shape[1:]:
+            raise ValueError(
+                f"needed values of shape {tuple(reward.shape[1:])}, one for each row, got {describe(value)}; "
+                "reduce the items axis alone"
+            )
+        return reward.to(value) - value
+
+
 def greedy(reward: Float[Tensor, "draws *batch"], play: Play | None) -> Float[Tensor, "draws *batch"]:
     """The reward less that of the most probable decision (self-critical): better than what would be done at test time.
 
@@ -123,25 +167,108 @@ def greedy(reward: Float[Tensor, "draws *batch"], play: Play | None) -> Float[Te
     """
     if play is None:
         raise ValueError("needed a play to find the greedy decision, got none; pass Play(policy, decision, score)")
-    return reward - play.score(play.policy.mode[None]).to(reward)
+    return reward - rewards_of(play.score, play.policy.mode[None]).detach().to(reward)
 
 
 def counterfactual(reward: Float[Tensor, "draws *batch"], play: Play | None) -> Float[Tensor, "draws *batch items"]:
     """Each decision's own share: the reward less its mean over this one decision drawn anew, all others as they are.
 
-    A_i = r(b) - E[r(b with b_i drawn again)] = (b_i - p_i) (r(b with b_i = 1) - r(b with b_i = 0)). For a CountMetric
-    the counts change by one, so each costs O(1).
+    A_i = r(b) - E[r(b with b_i drawn again)] = (b_i - p_i) (r(b with b_i = 1) - r(b with b_i = 0)), and for classes
+    minus the mean of what each alternative would have added; see ``gain`` for what that costs.
 
     Raises:
-        TypeError: the policy is not Bernoulli or the metric not a CountMetric, which alone can be asked "what if".
+        ValueError: there is no play to ask.
 
     Source: Foerster, Farquhar, Afouras, Nardelli, Whiteson, Counterfactual multi-agent policy gradients (2018).
     """
     if play is None:
         raise ValueError("needed a play to ask what if, got none; pass Play(policy, decision, score)")
-    metric, target = counted(play.policy, play.score, who="counterfactual credit")
-    gain = metric.gain(play.decision, target)
-    return (play.decision.to(gain) - play.policy.probs.detach().to(gain)) * gain
+    added = gain(play.policy, play.score, play.decision)
+    probs = play.policy.probs.detach().to(added)
+    if isinstance(play.policy, Bernoulli):
+        return (play.decision.to(added) - probs) * added
+    return -(probs * added).sum(-1)
+
+
+def gain(
+    policy: Policy, score: Score, decision: Shaped[Tensor, "draws *batch items"]
+) -> Float[Tensor, "draws *logits"]:
+    """What each single decision is worth, with all others as they are.
+
+    A scorer of a CountMetric knows: flipping one decision moves the counts by one, O(1) a decision. So does a score
+    with a method ``gain(decision)`` that returns this. Any other is asked: it scores items x (classes - 1) further
+    decisions for each draw.
+
+    Returns:
+        Under a Bernoulli policy, ``draws *batch items``: the reward with a 1 there less that with a 0. Under a
+        Categorical one, ``draws *batch items classes``: the reward with this class there less that of the decision.
+
+    Raises:
+        ValueError: a reward, or what the score's own ``gain`` returns, is not finite or of another shape.
+    """
+    if isinstance(policy, Bernoulli) and isinstance(score, Scorer) and isinstance(score.metric, CountMetric):
+        metric, target = counted(policy, score, who="counterfactual")
+        return metric.gain(decision, target)
+    shape = decision.shape if isinstance(policy, Bernoulli) else (*decision.shape, policy.logits.shape[-1])
+    if own := getattr(score, "gain", None):
+        return checked(own(decision), shape, what="gains").detach()
+    with torch.no_grad():
+        now = rewards_of(score, decision)
+        if isinstance(policy, Bernoulli):
+            return (_if_changed(score, decision, ~decision) - now[..., None]) * torch.where(decision, -1, 1)
+        added = [_if_changed(score, decision, torch.full_like(decision, c)) for c in range(shape[-1])]
+        return torch.stack(added, -1) - now[..., None, None]
+
+
+def _if_changed(score: Score, decision: Tensor, other: Tensor) -> Float[Tensor, "draws *batch items"]:
+    """The reward with each single decision replaced by the other, asked for as many at once as fit."""
+    items = decision.shape[-1]
+    rewards = []
+    for part in slices(items, decision.numel()):
+        here = torch.eye(items, dtype=torch.bool, device=decision.device)[part]
+        here = here.reshape(-1, *[1] * (decision.ndim - 1), items)
+        changed = torch.where(here, other, decision)
+        reward = rewards_of(score, changed.flatten(0, 1))
+        rewards.append(reward.unflatten(0, changed.shape[:2]))
+    return torch.cat(rewards).movedim(0, -1) if rewards else decision.to(torch.get_default_dtype())
+
+
+def rewards_of(score: Score, decision: Shaped[Tensor, "draws *batch items"]) -> Float[Tensor, "draws *batch"]:
+    """The decisions' rewards, checked to be one finite number for each draw and row.
+
+    Raises:
+        TypeError: the scorer did not return a tensor.
+        ValueError: the rewards have another shape, or one is not finite; draw and row are named.
+    """
+    if isinstance(score, Scorer) and score.target.shape != decision.shape[1:]:
+        raise ValueError(
+            f"needed a target of shape {tuple(decision.shape[1:])}, as the decisions have, got "
+            f"{describe(score.target)}; nothing is broadcast"
+        )
+    return checked(score(decision), decision.shape[:-1], what="rewards")
+
+
+def checked(reward: object, shape: tuple[int, ...], *, what: str) -> Float[Tensor, "draws *batch"]:
+    """A scorer's answer, where it is a finite tensor of this shape.
+
+    Raises:
+        TypeError: it is no tensor.
+        ValueError: it has another shape, or an entry is not finite; draw and row are named.
+    """
+    if not isinstance(reward, Tensor):
+        raise TypeError(f"needed a tensor of {what}, got {reward!r}; wrap a plain function in OpaqueMetric")
+    if reward.shape != shape:
+        axes = "draws *batch" if what == "rewards" else "draws *batch items [classes]"
+        raise ValueError(
+            f"needed {what} of shape {tuple(shape)} ({axes}), got {describe(reward)}; reduce the items axis alone"
+        )
+    if values_visible() and (bad := ~torch.isfinite(reward)).any():
+        draw, *row = first_index(bad)
+        raise ValueError(
+            f"needed finite {what}, got {reward[bad][0].item()} for draw {draw}, row {tuple(row)}; "
+            "return the worst value of the metric instead"
+        )
+    return reward if reward.is_floating_point() else reward.to(torch.get_default_dtype())
 
 
 def counted(policy: Policy, score: Score, *, who: str) -> tuple[CountMetric, Bool[Tensor, "*batch items"]]:

@@ -1,8 +1,9 @@
 """Logits in, decisions out: distributions over independent decisions, as plain functions of logits.
 
-Both policies offer the same six things: ``probs``, ``mode``, ``sample``, ``log_prob``, ``entropy`` and
-``log_likelihood``, the weighted sum of log-probabilities that carries a policy gradient. Half-precision logits are
-computed in float32, under autocast too: the log-probability of many decisions is a long sum.
+Both policies offer the same things: ``probs``, ``mode``, ``sample``, ``log_prob``, ``entropy``, ``log_likelihood``, the
+weighted sum of log-probabilities that carries a policy gradient, ``encode``, decisions as the numbers that a network
+takes, and the two halves of ``sample``, ``uniform`` and ``decide``, for estimators that use one noise twice.
+Half-precision logits are computed in float32, under autocast too: the log-probability of many decisions is a long sum.
 """
 
 from collections.abc import Iterator
@@ -64,9 +65,19 @@ class Bernoulli:
 
     def sample(self, draws: int, *, generator: torch.Generator | None = None) -> Bool[Tensor, "draws *batch items"]:
         """Decisions drawn independently."""
-        probs = self.probs.detach()
-        uniform = torch.rand((draws, *probs.shape), dtype=probs.dtype, device=probs.device, generator=generator)
-        return uniform < probs
+        return self.decide(self.uniform(draws, generator=generator))
+
+    def uniform(self, draws: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "draws *batch items"]:
+        """The noise of ``sample``: one number strictly between 0 and 1 for each decision."""
+        return open_uniform((draws, *self.logits.shape), like=self.logits, generator=generator)
+
+    def decide(self, uniform: Float[Tensor, "draws *batch items"]) -> Bool[Tensor, "draws *batch items"]:
+        """The decisions that this noise makes: 1 where it lies below the probability."""
+        return uniform < self.probs.detach()
+
+    def encode(self, decision: Bool[Tensor, "draws *batch items"]) -> Float[Tensor, "draws *batch items"]:
+        """Decisions as the numbers 0 and 1, in the logits' dtype."""
+        return decision.to(self.logits.dtype)
 
     def log_prob(self, decision: Bool[Tensor, "... items"]) -> Float[Tensor, "... items"]:
         """Log P(decision), for each decision, with or without a draws axis.
@@ -144,11 +155,22 @@ class Categorical:
 
         One random number a decision whatever the number of classes, and no limit on them.
         """
-        cumulative = self.probs.detach().to(count_dtype(self.logits.device)).cumsum(-1)
+        return self.decide(self.uniform(draws, generator=generator))
+
+    def uniform(self, draws: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "draws *batch items"]:
+        """The noise of ``sample``: one number strictly between 0 and 1 for each decision."""
+        like = torch.empty(0, dtype=count_dtype(self.logits.device), device=self.logits.device)
+        return open_uniform((draws, *self.logits.shape[:-1]), like=like, generator=generator)
+
+    def decide(self, uniform: Float[Tensor, "draws *batch items"]) -> Int[Tensor, "draws *batch items"]:
+        """The decisions that this noise makes."""
+        cumulative = self.probs.detach().to(uniform.dtype).cumsum(-1)
         cumulative = cumulative / cumulative[..., -1:]
-        items = cumulative.shape[:-1]
-        uniform = torch.rand((draws, *items), dtype=cumulative.dtype, device=cumulative.device, generator=generator)
         return torch.searchsorted(cumulative, uniform.movedim(0, -1).contiguous(), right=True).movedim(-1, 0)
+
+    def encode(self, decision: Int[Tensor, "draws *batch items"]) -> Float[Tensor, "draws *batch items classes"]:
+        """Decisions one-hot, in the logits' dtype."""
+        return F.one_hot(decision, self.logits.shape[-1]).to(self.logits.dtype)
 
     def log_prob(self, decision: Int[Tensor, "... items"]) -> Float[Tensor, "... items"]:
         """Log P(decision), for each decision, with or without a draws axis.
@@ -192,6 +214,14 @@ class Categorical:
 
 
 Policy = Bernoulli | Categorical
+
+
+def open_uniform(
+    shape: tuple[int, ...], *, like: Tensor, generator: torch.Generator | None = None
+) -> Float[Tensor, "..."]:
+    """Uniform noise u with both u and 1 - u above 0 and below 1, in the dtype and on the device of ``like``."""
+    noise = torch.rand(shape, dtype=like.dtype, device=like.device, generator=generator)
+    return noise.clamp_min(torch.finfo(like.dtype).eps / 2)  # the step between the numbers that rand gives
 
 
 def kl_divergence(policy: Policy, reference: Policy) -> Float[Tensor, "*batch items"]:

@@ -1,4 +1,4 @@
-"""Credit to each decision by itself: what would the metric have been, had this one gone the other way?"""
+"""Credit to each decision by itself: what would the reward have been, had this one gone the other way?"""
 
 from dataclasses import dataclass
 
@@ -6,30 +6,32 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rlgrad.credit import counted
-from rlgrad.estimators.surrogate import with_gradient
+from rlgrad.credit import gain, rewards_of
+from rlgrad.estimators.surrogate import check_draws, with_gradient
 from rlgrad.metrics import Score
-from rlgrad.policies import Policy, slices
+from rlgrad.policies import Bernoulli, Policy, slices
 
 
 @dataclass(frozen=True)
 class counterfactual:
-    """The counterfactual estimator (local expectation), for a CountMetric.
+    """The counterfactual estimator (local expectation), for any scorer.
 
-        dE/dp_i = E[ r(b with b_i = 1) - r(b with b_i = 0) ],  estimated by the mean over draws
+        dE/dp_i(c) = E[ r(b with b_i = c) ],  estimated by the mean over draws
 
-    Unbiased: given all other decisions the derivative in p_i is that difference, with no need to draw b_i. Flipping
-    one decision changes the counts by one, so each difference costs O(1), and its noise does not grow with the
-    number of decisions: one draw is nearly exact for hundreds of them.
+    Unbiased: given all other decisions the expected reward is linear in the probabilities of this one, so that it
+    need not be drawn. For a CountMetric each answer costs O(1), and its noise does not grow with the number of
+    decisions: one draw is nearly exact for hundreds of them. Any other scorer is asked for the reward of each single
+    change, items x (classes - 1) rewards a draw; see ``credit.gain``.
 
     Args:
         draws: how many times all decisions are drawn for each estimate.
 
     Raises:
+        TypeError: draws are no whole number.
         ValueError: fewer draws than 1.
-        TypeError: on use, with a policy that is not Bernoulli or a metric that is not a CountMetric.
 
-    Source: Titsias, Lazaro-Gredilla, Local expectation gradients for black box variational inference (2015).
+    Source: Titsias, Lazaro-Gredilla, Local expectation gradients for black box variational inference (2015). For yes
+        or no decisions this is the measure-valued derivative too (Pflug 1996).
 
     Example:
         >>> from rlgrad import Bernoulli
@@ -45,18 +47,17 @@ class counterfactual:
     draws: int = 1
 
     def __post_init__(self) -> None:
-        if self.draws < 1:
-            raise ValueError(f"needed at least 1 draw, got {self.draws}; raise draws")
+        check_draws(self.draws, least=1)
 
     def __call__(
         self, policy: Policy, score: Score, *, generator: torch.Generator | None = None
     ) -> Float[Tensor, "*batch"]:
         """E[reward] for each row, differentiable in the policy's logits."""
-        metric, target = counted(policy, score, who="counterfactual")
         probs = policy.probs
-        gain = reward = torch.zeros(())
+        axes = -1 if isinstance(policy, Bernoulli) else (-1, -2)
+        added = reward = torch.zeros(())
         for part in slices(self.draws, probs.numel()):
             decision = policy.sample(part.stop - part.start, generator=generator)
-            gain = gain + metric.gain(decision, target).sum(0) / self.draws
-            reward = reward + metric(decision, target).sum(0) / self.draws
-        return with_gradient(reward, (gain.to(probs.dtype) * probs).sum(-1))
+            added = added + gain(policy, score, decision).sum(0) / self.draws
+            reward = reward + rewards_of(score, decision).sum(0) / self.draws
+        return with_gradient(reward, (added.to(probs.dtype) * probs).sum(axes))

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rlgrad.credit import Credit, Play, leave_one_out
-from rlgrad.estimators.surrogate import rewards_of, with_gradient
+from rlgrad.credit import Credit, Play, leave_one_out, rewards_of
+from rlgrad.estimators.surrogate import check_draws, with_gradient
 from rlgrad.metrics import Score
 from rlgrad.policies import Policy
 
@@ -26,6 +26,7 @@ class score_function:
         credit: from rewards to advantages; the default leaves one out.
 
     Raises:
+        TypeError: draws are no whole number.
         ValueError: fewer draws than 1, or than the 2 that leave_one_out needs.
 
     Source: Williams (1992); Kool et al. (2019) for the default credit.
@@ -46,9 +47,7 @@ class score_function:
     credit: Credit = leave_one_out
 
     def __post_init__(self) -> None:
-        needed = 2 if self.credit is leave_one_out else 1
-        if self.draws < needed:
-            raise ValueError(f"needed at least {needed} draws, got {self.draws}; raise draws or choose another credit")
+        check_draws(self.draws, least=2 if self.credit is leave_one_out else 1)
 
     def __call__(
         self, policy: Policy, score: Score, *, generator: torch.Generator | None = None
@@ -56,6 +55,9 @@ class score_function:
         """E[reward] for each row, differentiable in the policy's logits."""
         decision = policy.sample(self.draws, generator=generator)
         reward = rewards_of(score, decision)
-        advantage = self.credit(reward, Play(policy, decision, score)).detach()
-        surrogate = policy.log_likelihood(decision, advantage.to(policy.logits.dtype) / self.draws)
+        advantage = self.credit(reward.detach(), Play(policy, decision, score))
+        weight = advantage.detach().to(policy.logits.dtype) / self.draws
+        surrogate = policy.log_likelihood(decision, weight)
+        if advantage.requires_grad:  # a baseline that learns, by least squares
+            surrogate = surrogate - (advantage.square() / 2).mean(0)
         return with_gradient(reward.mean(0), surrogate)

@@ -1,14 +1,14 @@
-"""What every estimator shares: scoring with checks, and a tensor with one value and another's gradient."""
+"""What every estimator shares: a tensor with one value and another's gradient, and the derivative of a score."""
 
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeGuard, runtime_checkable
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
-from rlgrad.checks import describe, first_index, values_visible
-from rlgrad.metrics import Score, Scorer
-from rlgrad.policies import Policy
+from rlgrad.credit import checked
+from rlgrad.metrics import Differentiable, OpaqueMetric, Score, Scorer
+from rlgrad.policies import Bernoulli, Policy
 
 
 @runtime_checkable
@@ -22,35 +22,52 @@ class Estimator(Protocol):
         ...
 
 
+def check_draws(draws: int, *, least: int, pairs: bool = False) -> None:
+    """Draws are a whole number, enough, and even where they come in pairs."""
+    if isinstance(draws, bool) or not isinstance(draws, int):
+        raise TypeError(f"needed a whole number of draws, got {draws!r}")
+    if draws < least or (pairs and draws % 2):
+        needed = f"an even number of draws, at least {least}" if pairs else f"at least {least} draw{'s'[: least - 1]}"
+        raise ValueError(f"needed {needed}, got {draws}; raise draws")
+
+
 def with_gradient(value: Float[Tensor, "*batch"], surrogate: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-    """A tensor that has the value of the one and the gradient of the other."""
-    return value.detach().to(surrogate.dtype) + (surrogate - surrogate.detach())
+    """A tensor that has the value of the one, and the gradient of the other added to its own.
+
+    A value's own gradient is that of what a score's graph holds, such as the weights downstream of hidden decisions.
+    """
+    return value.to(surrogate.dtype) + (surrogate - surrogate.detach())
 
 
-def rewards_of(score: Score, decision: Shaped[Tensor, "draws *batch items"]) -> Float[Tensor, "draws *batch"]:
-    """The decisions' rewards, detached, checked to be one finite number for each draw and row.
+def with_logit_gradient(
+    value: Float[Tensor, "*batch"], policy: Policy, gradient: Float[Tensor, "*logits"]
+) -> Float[Tensor, "*batch"]:
+    """A tensor that has this value and, in the policy's logits, this gradient."""
+    axes = -1 if isinstance(policy, Bernoulli) else (-1, -2)
+    # A masked class has logit -inf and no gradient, but 0 times -inf would be NaN.
+    logits = policy.logits.masked_fill(policy.logits.isinf(), 0.0)
+    return with_gradient(value, (gradient.detach().to(logits.dtype) * logits).sum(axes))
+
+
+def is_differentiable(score: Score) -> TypeGuard[Differentiable]:
+    """Whether the score is defined between the decisions too: Downstream, and a Scorer of a CountMetric."""
+    black_box = isinstance(score, Scorer) and isinstance(score.metric, OpaqueMetric)
+    return isinstance(score, Differentiable) and not black_box
+
+
+def relaxed_rewards(
+    score: Score, decision: Tensor, shape: tuple[int, ...], *, who: str
+) -> Float[Tensor, "draws *batch"]:
+    """The rewards of decisions that are no longer 0 or 1.
 
     Raises:
-        TypeError: the scorer did not return a tensor.
-        ValueError: the rewards have another shape, or one is not finite; draw and row are named.
+        TypeError: the score is defined for decisions alone.
+        ValueError: as ``rewards_of``.
     """
-    if isinstance(score, Scorer) and score.target.shape != decision.shape[1:]:
-        raise ValueError(
-            f"needed a target of shape {tuple(decision.shape[1:])}, as the decisions have, got "
-            f"{describe(score.target)}; nothing is broadcast"
+    if not is_differentiable(score):
+        got = score.metric if isinstance(score, Scorer) else score
+        raise TypeError(
+            f"{who} needed a score that is differentiable in the decision, got {got!r}; wrap what follows the "
+            "decisions in Downstream, or use an estimator that only asks for rewards, such as score_function"
         )
-    reward = score(decision)
-    if not isinstance(reward, Tensor):
-        raise TypeError(f"needed a tensor of rewards, got {reward!r}; wrap a plain function in OpaqueMetric")
-    if reward.shape != decision.shape[:-1]:
-        raise ValueError(
-            f"needed rewards of shape {tuple(decision.shape[:-1])} (draws *batch), got {describe(reward)}; "
-            "reduce the items axis alone"
-        )
-    if values_visible() and (bad := ~torch.isfinite(reward)).any():
-        draw, *row = first_index(bad)
-        raise ValueError(
-            f"needed finite rewards, got {reward[bad][0].item()} for draw {draw}, row {tuple(row)}; "
-            "return the worst value of the metric instead"
-        )
-    return reward.detach()
+    return checked(score.relaxed(decision), shape, what="rewards")

@@ -19,6 +19,8 @@ from rlgrad.metrics.counts import Counts as Counts
 from rlgrad.metrics.counts import expected_counts as expected_counts
 from rlgrad.metrics.counts import hard_counts as hard_counts
 from rlgrad.metrics.opaque import OpaqueMetric as OpaqueMetric
+from rlgrad.metrics.scorer import Differentiable as Differentiable
+from rlgrad.metrics.scorer import Downstream as Downstream
 from rlgrad.metrics.scorer import Metric as Metric
 from rlgrad.metrics.scorer import Score as Score
 from rlgrad.metrics.scorer import Scorer as Scorer

@@ -1,12 +1,15 @@
-"""A metric with its target filled in: what estimators call."""
+"""What estimators call: a metric with its target filled in, or whatever stands downstream of hidden decisions."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
+import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from rlgrad.metrics.counts import CountMetric
+from rlgrad.metrics.counts import CountMetric, expected_counts
 from rlgrad.metrics.opaque import OpaqueMetric
 
 Metric = CountMetric | OpaqueMetric
@@ -37,8 +40,74 @@ class Scorer:
         """Rewards of the decisions."""
         return self.metric(decision, self.target)
 
+    def relaxed(self, decision: Float[Tensor, "draws *batch items"]) -> Float[Tensor, "draws *batch"]:
+        """The formula of the counts of fractional decisions: the same at 0 and 1, and differentiable between.
+
+        Raises:
+            TypeError: the metric is no CountMetric; a black box has no values between.
+        """
+        if not isinstance(self.metric, CountMetric):
+            raise TypeError(
+                f"needed a score that is differentiable in the decision, got a Scorer of {self.metric!r}; "
+                "use score_function, disarm or another estimator that only asks for rewards"
+            )
+        counts = expected_counts(decision, self.target.expand(decision.shape))
+        return self.metric.of_counts(*counts)
+
+
+@dataclass(frozen=True)
+class Downstream:
+    """Scores decisions *inside* a network by what follows them: any differentiable function of decisions as numbers.
+
+    The function takes the decisions as 0 and 1, or one-hot where there are classes, and the estimators that use its
+    derivative also ask it in between. Its parameters get their gradient through the estimate, as everything that a
+    score's graph holds does.
+
+    Args:
+        function: from ``draws *batch items [classes]`` to rewards ``draws *batch``, larger is better: a loss with its
+            sign changed.
+        classes: how many there are to choose from; None for yes or no.
+        dtype: of the numbers; torch's default dtype by default.
+
+    Example:
+        >>> decoder = torch.nn.Linear(3, 1)
+        >>> score = Downstream(lambda hidden: -decoder(hidden).squeeze(-1).square())
+        >>> score(torch.tensor([[True, False, True], [False, False, True]])).shape
+        torch.Size([2])
+    """
+
+    function: Callable[[Tensor], Tensor]
+    classes: int | None = None
+    dtype: torch.dtype | None = None
+
+    def __post_init__(self) -> None:
+        if not callable(self.function):
+            raise TypeError(f"needed a function of the decisions as numbers, got {self.function!r}; pass a callable")
+
+    def __call__(self, decision: Shaped[Tensor, "draws *batch items"]) -> Float[Tensor, "draws *batch"]:
+        """Rewards of the decisions."""
+        coded = decision if self.classes is None else F.one_hot(decision.long(), self.classes)
+        return self.function(coded.to(self.dtype or torch.get_default_dtype()))
+
+    def relaxed(self, decision: Float[Tensor, "draws *logits"]) -> Float[Tensor, "draws *batch"]:
+        """Rewards of decisions between 0 and 1."""
+        return self.function(decision.to(self.dtype or torch.get_default_dtype()))
+
 
 Score = Callable[[Tensor], Tensor]
+
+
+@runtime_checkable
+class Differentiable(Protocol):
+    """A score that is also defined between the decisions, and differentiable there."""
+
+    def __call__(self, decision: Tensor, /) -> Tensor:
+        """Rewards ``draws *batch`` of decisions ``draws *batch items``."""
+        ...
+
+    def relaxed(self, decision: Tensor, /) -> Tensor:
+        """Rewards of decisions as numbers, ``draws *batch items [classes]``; equal to the rewards at 0 and 1."""
+        ...
 
 
 def as_metric(metric: Metric | Callable[..., object]) -> Metric:

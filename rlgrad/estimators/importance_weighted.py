@@ -1,0 +1,128 @@
+"""REINFORCE on draws of an earlier policy: rewards that were dear are used for several steps."""
+
+from dataclasses import dataclass
+from math import inf
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rlgrad.checks import describe
+from rlgrad.credit import Credit, Play, leave_one_out, rewards_of
+from rlgrad.estimators.surrogate import check_draws, with_gradient
+from rlgrad.metrics import Score, Scorer
+from rlgrad.policies import Bernoulli, Categorical, Policy
+
+
+@dataclass(frozen=True, eq=False)
+class importance_weighted:
+    """The score-function estimator on remembered draws, weighed by how much likelier they have become.
+
+        grad E[r(b)] = E_old[ w(b) A(b) grad log P(b) ],   w(b) = P(b) / P_old(b)
+
+    Made by ``importance_weighted.draw``, which asks for the rewards once; called with the policy of each later step.
+    Unbiased without a clip, and the same as ``score_function`` at the policy that drew. With a clip, a draw whose
+    weight has left [1 - clip, 1 + clip] in the direction that its advantage asks for is left out (proximal policy
+    optimization): biased, but a few steps cannot go far astray.
+
+    Args:
+        play: decisions, who drew them, and how they are scored.
+        reward: of each draw and row, ``draws *batch``.
+        clip: None for none.
+        credit: from rewards to advantages.
+        per_decision: weigh and clip each decision by its own ratio, as is usual where a row holds many: the product of
+            many ratios is soon 0 or infinite. Biased as soon as the policy has moved.
+
+    Raises:
+        TypeError: on use, a policy of another kind.
+        ValueError: a clip that is not above 0; on use, a policy of another shape or another score than was drawn for.
+
+    Source: Schulman, Wolski, Dhariwal, Radford, Klimov, Proximal policy optimization algorithms (2017).
+
+    Example:
+        >>> from rlgrad.metrics import Scorer, f1
+        >>> logits = torch.zeros(4, requires_grad=True)
+        >>> score = Scorer(f1, torch.tensor([1, 0, 1, 0]))
+        >>> again = importance_weighted.draw(
+        ...     Bernoulli(logits), score, draws=100, clip=0.2, generator=torch.Generator().manual_seed(0)
+        ... )
+        >>> optimizer = torch.optim.SGD([logits], lr=1.0)
+        >>> for _ in range(3):  # one hundred rewards, three steps
+        ...     optimizer.zero_grad()
+        ...     (-again(Bernoulli(logits), score)).backward()
+        ...     optimizer.step()
+        >>> logits > 0
+        tensor([ True, False,  True, False])
+    """
+
+    play: Play
+    reward: Float[Tensor, "draws *batch"]
+    clip: float | None = None
+    credit: Credit = leave_one_out
+    per_decision: bool = False
+
+    def __post_init__(self) -> None:
+        check_draws(len(self.reward), least=2 if self.credit is leave_one_out else 1)
+        if self.clip is not None and not 0 < self.clip < inf:
+            raise ValueError(f"needed a clip above 0 or None, got {self.clip}; 0.2 is usual")
+
+    @classmethod
+    def draw(
+        cls,
+        policy: Policy,
+        score: Score,
+        *,
+        draws: int = 16,
+        clip: float | None = None,
+        credit: Credit = leave_one_out,
+        per_decision: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> "importance_weighted":
+        """Draw from a policy, ask for the rewards, and remember both."""
+        check_draws(draws, least=2 if credit is leave_one_out else 1)
+        kind = Bernoulli if isinstance(policy, Bernoulli) else Categorical
+        behaviour = kind(policy.logits.detach().clone())  # an optimizer changes weights, and maybe logits, in place
+        decision = policy.sample(draws, generator=generator)
+        play = Play(behaviour, decision, score)
+        return cls(play, rewards_of(score, decision).detach(), clip, credit, per_decision)
+
+    def __call__(
+        self, policy: Policy, score: Score, *, generator: torch.Generator | None = None
+    ) -> Float[Tensor, "*batch"]:
+        """E[reward] for each row, differentiable in the policy's logits; nothing is drawn."""
+        self._check(policy, score)
+        decision = self.play.decision
+        log_ratio = policy.log_prob(decision) - self.play.policy.log_prob(decision).detach()
+        weight = (log_ratio if self.per_decision else log_ratio.sum(-1)).exp()
+        advantage = self.credit(self.reward, self.play).to(weight.dtype)
+        learning = (advantage.square() / 2).mean(0) if advantage.requires_grad else 0.0
+        advantage = advantage.detach()
+        if advantage.ndim < weight.ndim:
+            advantage = advantage[..., None]
+        elif advantage.ndim > weight.ndim:
+            weight = weight[..., None]
+        surrogate = weight * advantage
+        if self.clip is not None:
+            surrogate = torch.minimum(surrogate, weight.clamp(1 - self.clip, 1 + self.clip) * advantage)
+        while surrogate.ndim > self.reward.ndim:
+            surrogate = surrogate.sum(-1)
+        joint = log_ratio.detach().sum(-1).exp()
+        return with_gradient((joint * self.reward).mean(0), surrogate.mean(0) - learning)
+
+    def _check(self, policy: Policy, score: Score) -> None:
+        drew = self.play.policy
+        if type(policy) is not type(drew):
+            raise TypeError(f"needed the {type(drew).__name__} that drew, later on, got {type(policy).__name__}")
+        if policy.logits.shape != drew.logits.shape:
+            raise ValueError(
+                f"needed logits of shape {tuple(drew.logits.shape)}, as those that drew, got "
+                f"{describe(policy.logits)}; draw again for another batch"
+            )
+        if not _same(score, self.play.score):
+            raise ValueError("needed the score that the draws were rewarded by, got another; draw again for it")
+
+
+def _same(score: Score, other: Score) -> bool:
+    if isinstance(score, Scorer) and isinstance(other, Scorer):
+        return score.metric is other.metric and torch.equal(score.target, other.target)
+    return score is other

@@ -1,0 +1,56 @@
+"""Every outcome of a row of decisions, for the estimators that list them."""
+
+import math
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from rlgrad.metrics.counts import count_dtype
+from rlgrad.policies import Bernoulli, Policy
+
+LIMIT = 1 << 16
+
+
+def outcomes(policy: Policy, *, who: str) -> Shaped[Tensor, "outcomes items"]:
+    """All lists of decisions that a row may hold, yes/no as bool, classes as integers.
+
+    Raises:
+        ValueError: there are more than 65536 of them.
+    """
+    yes_no = isinstance(policy, Bernoulli)
+    items, classes = (policy.logits.shape[-1], 2) if yes_no else policy.logits.shape[-2:]
+    if items * math.log2(max(classes, 1)) > math.log2(LIMIT):
+        raise ValueError(
+            f"{who} needed at most {LIMIT} outcomes a row, got {classes}^{items}; use counterfactual or score_function"
+        )
+    # The digits of 0, 1, 2, ... in base `classes`.
+    number = torch.arange(classes**items, device=policy.logits.device)
+    place = classes ** torch.arange(items - 1, -1, -1, device=number.device)
+    digits = number[:, None] // place % classes
+    return digits.bool() if yes_no else digits
+
+
+def rows_of(decision: Shaped[Tensor, "outcomes items"], policy: Policy) -> Shaped[Tensor, "outcomes *batch items"]:
+    """The same outcomes for every row of the policy's batch."""
+    batch = policy.probs.shape[:-1] if isinstance(policy, Bernoulli) else policy.probs.shape[:-2]
+    one = decision.reshape(len(decision), *[1] * len(batch), decision.shape[-1])
+    return one.expand(len(decision), *batch, decision.shape[-1])
+
+
+def log_probs(policy: Policy, decision: Shaped[Tensor, "outcomes *batch items"]) -> Float[Tensor, "outcomes *batch"]:
+    """Log-probability of each outcome in each row, in double precision where there is one, detached."""
+    with torch.no_grad():
+        each = policy.log_prob(decision)
+        return each.to(count_dtype(each.device)).sum(-1)
+
+
+def by_score(
+    policy: Policy, decision: Shaped[Tensor, "draws *batch items"], weight: Float[Tensor, "draws *batch"]
+) -> Float[Tensor, "*logits"]:
+    """The gradient in the logits: sum over draws of weight x (decision - probability), the derivative of log P."""
+    probs = policy.probs.detach()
+    per_item = weight.to(probs.dtype)[..., None]
+    if isinstance(policy, Bernoulli):
+        return (per_item * (policy.encode(decision) - probs)).sum(0)
+    return (per_item[..., None] * (policy.encode(decision) - probs)).sum(0)
