@@ -8,7 +8,24 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from rlgrad.checks import check_logits, check_rows_of_several, check_target
-from rlgrad.estimators import Estimator, counterfactual, exact, score_function
+from rlgrad.estimators import (
+    REBAR,
+    Estimator,
+    arm,
+    counterfactual,
+    disarm,
+    enumeration,
+    evolution_strategies,
+    exact,
+    gumbel_softmax,
+    inclusion_weighted,
+    muprop,
+    score_function,
+    spsa,
+    straight_through,
+    sum_and_sample,
+    unordered_set,
+)
 from rlgrad.metrics import CountMetric, Metric, Scorer, as_metric
 from rlgrad.policies import Bernoulli, Categorical, Policy
 
@@ -16,6 +33,18 @@ ESTIMATORS: dict[str, Callable[[], Estimator]] = {
     "exact": exact,
     "counterfactual": counterfactual,
     "score_function": score_function,
+    "enumeration": enumeration,
+    "sum_and_sample": sum_and_sample,
+    "unordered_set": unordered_set,
+    "inclusion_weighted": inclusion_weighted,
+    "arm": arm,
+    "disarm": disarm,
+    "muprop": muprop,
+    "rebar": REBAR,
+    "straight_through": straight_through,
+    "gumbel_softmax": gumbel_softmax,
+    "spsa": spsa,
+    "evolution_strategies": evolution_strategies,
 }
 
 
@@ -36,7 +65,7 @@ class MetricLoss(nn.Module):
         metric: a CountMetric, or any function of one row's (decision, target) that returns a number.
         estimator: "auto" takes "exact" for a CountMetric under a Bernoulli policy and "score_function" (leave-one-out,
             16 draws) for all else; or a name, or an estimator such as ``counterfactual(draws=4)``, which is the one for
-            a formula of counts with a jump or a kink.
+            a formula of counts with a jump or a kink. ``ESTIMATORS`` holds the names.
         policy: Bernoulli for logits ``*batch items``, Categorical for logits ``*batch items classes``.
         reduction: over rows: "mean", "sum" or "none".
         generator: source of randomness of the sampling estimators, on the logits' device.
@@ -75,7 +104,8 @@ class MetricLoss(nn.Module):
         self.metric = as_metric(metric)
         self.policy = policy
         self.estimator = _estimator(estimator, self.metric, policy)
-        # Credit that has a state is a module: registered here, it is saved and moved with this one.
+        # An estimator or a credit that has a state is a module: registered here, it is saved, moved and trained with
+        # this one.
         credit = getattr(self.estimator, "credit", None)
         self.credit = credit if isinstance(credit, nn.Module) else None
         self.reduction = reduction

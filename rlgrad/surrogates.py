@@ -155,6 +155,54 @@ class soft:
         return _mean(losses).to(logits.dtype)
 
 
+@dataclass(frozen=True)
+class lovasz:
+    """The Lovasz hinge of any formula of counts: Lovasz-Jaccard for iou, and so on.
+
+    The loss 1 - metric is a function of the set of wrong decisions; its Lovasz extension interpolates it linearly
+    between those sets and is evaluated at the hinge errors e_i = max(0, 1 - margin_i):
+
+        loss(none) + sum over k of e_(k) (loss(first k wrong) - loss(first k - 1 wrong)),   e_(1) >= e_(2) >= ...
+
+    The counts after k errors are cumulative sums, as for the best threshold: O(N log N). Where the loss is submodular,
+    as for iou, it is convex in the logits and an upper bound; for other formulas it is the same extension without
+    that promise. Averaged over rows.
+
+    Args:
+        metric: any CountMetric.
+
+    Raises:
+        TypeError: ``metric`` is not a CountMetric: only a formula can be asked about every number of errors.
+
+    Source: Berman, Triki, Blaschko, The Lovasz-softmax loss (2018); Yu, Blaschko, Learning submodular losses with the
+        Lovasz hinge (2015).
+
+    Example:
+        >>> from rlgrad.metrics import iou
+        >>> lovasz(iou)(torch.tensor([2.0, 0.5, -3.0]), torch.tensor([1, 0, 0]))
+        tensor(0.7500)
+    """
+
+    metric: CountMetric
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.metric, CountMetric):
+            raise TypeError(f"needed a CountMetric, got {self.metric!r}; write the metric as a formula of counts")
+
+    def __call__(self, logits: Float[Tensor, "*batch items"], target: Shaped[Tensor, "*batch items"]) -> Tensor:
+        """The loss, a scalar."""
+        logits, true = _checked(logits, target)
+        check_rows_of_several(true)
+        errors, order = F.relu(1 - torch.where(true, logits, -logits)).sort(dim=-1, descending=True, stable=True)
+        # After the first k errors, k = 0, 1, ...: so many are missed, the others claimed by mistake.
+        fn = F.pad(true.gather(-1, order).cumsum(-1), (1, 0))
+        fp = torch.arange(fn.shape[-1], device=fn.device) - fn
+        positives, negatives = fn[..., -1:], fp[..., -1:]
+        values = 1 - self.metric.of_counts(positives - fn, fp, fn, negatives - fp)
+        extension = (errors * values.diff(dim=-1)).sum(-1) + values[..., 0]
+        return _mean(extension).to(logits.dtype)
+
+
 def best_threshold(
     metric: CountMetric, scores: Float[Tensor, " items"], target: Shaped[Tensor, " items"]
 ) -> tuple[float, float]:

@@ -12,8 +12,8 @@ from scipy import stats
 from sklearn.metrics import f1_score, log_loss
 from torch import Tensor, nn
 
-from rlgrad.metrics import CATALOGUE, CountMetric, OpaqueMetric, f1, iou
-from rlgrad.surrogates import Criterion, bce, best_threshold, focal, soft, weighted_bce
+from rlgrad.metrics import CATALOGUE, CountMetric, OpaqueMetric, f1, iou, mcc
+from rlgrad.surrogates import Criterion, bce, best_threshold, focal, lovasz, soft, weighted_bce
 
 LOGITS = 2 * torch.randn(3, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 TARGET = torch.rand(3, 6, generator=torch.Generator().manual_seed(1)) < 0.4
@@ -29,7 +29,7 @@ CRITERIA: list[Criterion] = [
     focal(2.0, 0.25),
     focal(0.5, 1.0),
 ]
-CRITERIA += [soft(metric) for metric in METRICS]
+CRITERIA += [soft(metric) for metric in METRICS] + [lovasz(iou), lovasz(f1), lovasz(mcc)]
 
 
 def name(criterion: object) -> str:
@@ -107,6 +107,33 @@ def test_golden_soft_f1() -> None:
     assert soft(f1)(logits, torch.tensor([1, 0, 1, 0])).item() == pytest.approx(1 - 0.63414634, abs=5e-9)
 
 
+def test_lovasz_iou_is_the_formula_of_the_paper() -> None:
+    """Berman et al.: the gradient of the Jaccard loss in the sorted errors, from intersections and unions."""
+    for logits, target in zip(LOGITS.numpy(), TARGET.numpy().astype(int), strict=True):
+        errors = np.maximum(0, 1 - logits * (2 * target - 1))
+        order = np.argsort(-errors, kind="stable")
+        found = target[order]
+        union = target.sum() + np.cumsum(1 - found)
+        jaccard = np.where(union > 0, 1 - (target.sum() - np.cumsum(found)) / np.maximum(union, 1), 0.0)
+        expected = errors[order] @ np.diff(jaccard, prepend=0.0)
+        assert lovasz(iou)(torch.tensor(logits), torch.tensor(target)).item() == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("metric", [f1, mcc, iou, profit], ids=name)
+def test_lovasz_interpolates_the_metric_between_sets_of_wrong_decisions(metric: CountMetric) -> None:
+    """At errors of 0 and 1, margins 1 and 0, it is the loss of the decisions that are wrong there."""
+    target = torch.tensor([1, 0, 1, 0, 0])
+    for wrong in torch.cartesian_prod(*[torch.tensor([False, True])] * 5):
+        logits = torch.where(wrong, 0.0, 2.0 * target - 1)
+        decision = target.bool() ^ wrong
+        assert lovasz(metric)(logits, target).item() == pytest.approx(1 - metric(decision, target).item(), abs=1e-6)
+
+
+def test_lovasz_is_the_mean_over_rows() -> None:
+    rows = [lovasz(iou)(logits, target) for logits, target in zip(LOGITS, TARGET, strict=True)]
+    assert lovasz(iou)(LOGITS, TARGET).item() == pytest.approx(torch.stack(rows).mean().item())
+
+
 # Any input
 
 
@@ -151,7 +178,7 @@ def test_a_hundred_thousand_halves_are_summed_right(criterion: Criterion) -> Non
 
 
 @pytest.mark.usefixtures("as_a_user")
-@pytest.mark.parametrize("criterion", [bce, weighted_bce(), focal(), soft(f1)], ids=name)
+@pytest.mark.parametrize("criterion", [bce, weighted_bce(), focal(), soft(f1), lovasz(iou)], ids=name)
 @pytest.mark.parametrize(
     ("logits", "target", "error", "message"),
     [
@@ -185,6 +212,7 @@ def test_bad_input(criterion: Criterion, logits: Tensor, target: Tensor, error, 
         (lambda: focal(alpha=1.5), ValueError, "needed alpha in [0, 1] or None, got 1.5"),
         (lambda: focal(alpha=math.nan), ValueError, "needed alpha in [0, 1] or None, got nan"),
         (lambda: soft(f1_score), TypeError, "needed a CountMetric, got <function f1_score"),
+        (lambda: lovasz(f1_score), TypeError, "needed a CountMetric, got <function f1_score"),
         (lambda: soft(OpaqueMetric(f1_score)), TypeError, "needed a CountMetric, got OpaqueMetric(f1_score)"),
     ],
 )

@@ -1,5 +1,6 @@
 """Any callable as a metric: scored whole, so only sampling estimators apply."""
 
+import warnings
 from collections.abc import Callable
 from itertools import product
 from typing import Any
@@ -79,6 +80,8 @@ class OpaqueMetric:
             raise ValueError(
                 f"needed scores of shape {tuple(decision.shape[:-1])} from {self.name}, got {got}; reduce items alone"
             )
+        if scores.requires_grad:
+            self._warn_of_graph()
         return scores.detach().to(decision.device, count_dtype(decision.device))
 
     def _one_by_one(self, decision: Tensor, target: Tensor) -> Tensor:
@@ -96,9 +99,19 @@ class OpaqueMetric:
             score = self.function(decision.clone(), target.clone())
         except Exception as error:
             raise RuntimeError(f"{self.name} raised {type(error).__name__} at draw and row {at}: {error}") from error
+        if isinstance(score, Tensor) and score.requires_grad:
+            self._warn_of_graph()
+            score = score.detach()
         try:
-            return float(score.detach() if isinstance(score, Tensor) else score)
+            return float(score)
         except (TypeError, ValueError) as error:
             raise ValueError(
                 f"needed a number from {self.name}, got {score!r} at draw and row {at}; return one float"
             ) from error
+
+    def _warn_of_graph(self) -> None:
+        warnings.warn(
+            f"{self.name} returned a score with a gradient, which a black box has no use for; it is taken as a number. "
+            "If what it holds is to learn, score by rlgrad.metrics.Downstream",
+            stacklevel=4,
+        )

@@ -184,13 +184,14 @@ class _Step:
 
     def __init__(self, run: _Run, stage: Stage) -> None:
         self.run, self.stage, self.fabric = run, stage, run.fabric
-        optimizer = stage.optimizer(run.model.parameters(), lr=stage.lr)
+        parameters = list(run.model.parameters())
+        if isinstance(stage.criterion, nn.Module):  # one with a baseline that learns has parameters of its own
+            parameters += stage.criterion.to(run.fabric.device).parameters()
+        optimizer = stage.optimizer(parameters, lr=stage.lr)
         self.reference = None
         if stage.kl:
             self.reference = run.fabric.setup_module(copy.deepcopy(run.model).eval().requires_grad_(False))
         self.model, self.optimizer = run.fabric.setup(run.model, optimizer)
-        if isinstance(stage.criterion, nn.Module):
-            stage.criterion.to(run.fabric.device)
 
     def __call__(self, x: Any, target: Tensor, *, where: str) -> float:
         logits = self.model(x)
