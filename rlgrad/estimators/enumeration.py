@@ -55,7 +55,8 @@ class sum_and_sample:
 
         E[r] = sum over likely o of P(o) r(o)  +  P(others) E[r | others]
 
-    Unbiased, and never noisier than drawing from all outcomes: only the part that is left to chance is noisy.
+    Unbiased: only the part that is left to chance is noisy. For the gradient each reward is taken relative to the mean
+    reward of the likely outcomes.
 
     Args:
         summed: how many of the likeliest outcomes are summed.
@@ -98,8 +99,12 @@ class sum_and_sample:
         drawn = _drawn(torch.where(left[..., None] > 0, others, 1.0), self.draws, generator)
         weight = torch.cat([probs.gather(-1, likely), (left[..., None] / self.draws).expand(drawn.shape)], -1)
         decision = listed[torch.cat([likely, drawn], -1).movedim(-1, 0)]
-        share = weight.movedim(-1, 0) * rewards_of(score, decision)
-        return with_logit_gradient(share.sum(0), policy, by_score(policy, decision, share))
+        weight = weight.movedim(-1, 0)
+        reward = rewards_of(score, decision)
+        # The mean reward of the likely ones is no matter of chance, hence a baseline.
+        baseline = (weight * reward)[: -self.draws].sum(0) / weight[: -self.draws].sum(0)
+        gradient = by_score(policy, decision, weight * (reward - baseline))
+        return with_logit_gradient((weight * reward).sum(0), policy, gradient)
 
 
 def _drawn(weights: Tensor, draws: int, generator: torch.Generator | None) -> Tensor:
