@@ -7,6 +7,7 @@ Half-precision logits are computed in float32, under autocast too: the log-proba
 """
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -48,6 +49,9 @@ class Bernoulli:
         >>> policy.sample(3, generator=torch.Generator().manual_seed(0)).shape
         torch.Size([3, 2])
     """
+
+    axes: ClassVar[tuple[int, ...]] = (-1,)
+    """Those of the logits that stand for one row: its items."""
 
     def __init__(self, logits: Float[Tensor, "*batch items"]) -> None:
         check_logits(logits)
@@ -130,6 +134,9 @@ class Categorical:
         >>> policy.mode
         tensor([1])
     """
+
+    axes: ClassVar[tuple[int, ...]] = (-2, -1)
+    """Those of the logits that stand for one row: its items and their classes."""
 
     def __init__(self, logits: Float[Tensor, "*batch items classes"]) -> None:
         check_logits(logits, axes=2)

@@ -108,7 +108,8 @@ VARIANCES = """
 THREE_TEXT = """
 ## Three Bernoullis with one logit: E[sum (b_i - p_i)^2], p = (0.6, 0.51, 0.48)
 
-The exact gradient in the common logit is {exact}. Each estimate asks for about four rewards.
+The exact gradient in the common logit is {exact}.
+Each estimate asks for about four rewards.
 """
 
 

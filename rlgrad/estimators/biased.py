@@ -11,7 +11,7 @@ from torch import Tensor
 from rlgrad.estimators.perturbed import perturbed_logits, soft_decision
 from rlgrad.estimators.surrogate import check_draws, relaxed_rewards
 from rlgrad.metrics import Score
-from rlgrad.policies import Bernoulli, Policy
+from rlgrad.policies import Policy
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,16 @@ class straight_through:
         training activation quantized neural nets (2019).
 
     Example:
+        >>> from rlgrad import Bernoulli
         >>> from rlgrad.metrics import Downstream
-        >>> logits = torch.zeros(1, requires_grad=True)
-        >>> square = Downstream(lambda b: b.square().sum(-1))  # b^2 = b for 0 and 1: the true gradient is 1/4
-        >>> straight_through(draws=1000)(
-        ...     Bernoulli(logits), square, generator=torch.Generator().manual_seed(0)
-        ... ).backward()
-        >>> logits.grad
-        tensor([0.2...])
+        >>> logits = torch.ones(1, requires_grad=True)
+        >>> square = Downstream(
+        ...     lambda b: b.square().sum(-1)
+        ... )  # b^2 = b for 0 and 1: the true gradient is p (1 - p) = .20
+        >>> value = straight_through(draws=1000)(Bernoulli(logits), square, generator=torch.Generator().manual_seed(0))
+        >>> value.backward()
+        >>> print(f"{logits.grad.item():.1f}")  # 2 p^2 (1 - p)
+        0.3
     """
 
     draws: int = 1
@@ -60,8 +62,7 @@ class straight_through:
         """The mean reward of the draws for each row, with the straight-through gradient."""
         hard = policy.encode(policy.sample(self.draws, generator=generator))
         soft = policy.probs if self.through == "probs" else policy.logits.masked_fill(policy.logits.isinf(), 0.0)
-        rows = hard.shape[: -1 if isinstance(policy, Bernoulli) else -2]
-        reward = relaxed_rewards(score, _forward_backward(hard, soft), rows, who="straight_through")
+        reward = relaxed_rewards(score, policy, _forward_backward(hard, soft), who="straight_through")
         return reward.mean(0).to(policy.logits.dtype)
 
 
@@ -71,8 +72,8 @@ class gumbel_softmax:
 
         dE/dz ~ E[ d r(soft((z + noise) / temperature)) / dz ]
 
-    Biased: the reward between the decisions is not the reward of the decisions. Less so, and noisier, the lower the
-    temperature. Binary concrete for yes/no decisions.
+    Biased: the reward between the decisions is not the reward of the decisions. The bias falls, and the noise rises, as
+    the temperature nears 0. Binary concrete for yes/no decisions.
 
     Args:
         draws: rewards asked for.
@@ -113,8 +114,7 @@ class gumbel_softmax:
         perturbed, decision = perturbed_logits(policy, self.draws, generator=generator)
         soft = soft_decision(perturbed, policy, self.temperature)
         scored = _forward_backward(policy.encode(decision), soft) if self.hard else soft
-        rows = decision.shape[:-1]
-        return relaxed_rewards(score, scored, rows, who="gumbel_softmax").mean(0).to(policy.logits.dtype)
+        return relaxed_rewards(score, policy, scored, who="gumbel_softmax").mean(0).to(policy.logits.dtype)
 
 
 def _forward_backward(hard: Tensor, soft: Tensor) -> Tensor:

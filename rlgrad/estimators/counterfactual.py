@@ -9,7 +9,7 @@ from torch import Tensor
 from rlgrad.credit import gain, rewards_of
 from rlgrad.estimators.surrogate import check_draws, with_gradient
 from rlgrad.metrics import Score
-from rlgrad.policies import Bernoulli, Policy, slices
+from rlgrad.policies import Policy, slices
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,9 @@ class counterfactual:
     ) -> Float[Tensor, "*batch"]:
         """E[reward] for each row, differentiable in the policy's logits."""
         probs = policy.probs
-        axes = -1 if isinstance(policy, Bernoulli) else (-1, -2)
         added = reward = torch.zeros(())
         for part in slices(self.draws, probs.numel()):
             decision = policy.sample(part.stop - part.start, generator=generator)
             added = added + gain(policy, score, decision).sum(0) / self.draws
             reward = reward + rewards_of(score, decision).sum(0) / self.draws
-        return with_gradient(reward, (added.to(probs.dtype) * probs).sum(axes))
+        return with_gradient(reward, (added.to(probs.dtype) * probs).sum(policy.axes))

@@ -33,7 +33,7 @@ def outcomes(policy: Policy, *, who: str) -> Shaped[Tensor, "outcomes items"]:
 
 def rows_of(decision: Shaped[Tensor, "outcomes items"], policy: Policy) -> Shaped[Tensor, "outcomes *batch items"]:
     """The same outcomes for every row of the policy's batch."""
-    batch = policy.probs.shape[:-1] if isinstance(policy, Bernoulli) else policy.probs.shape[:-2]
+    batch = policy.logits.shape[: policy.axes[0]]
     one = decision.reshape(len(decision), *[1] * len(batch), decision.shape[-1])
     return one.expand(len(decision), *batch, decision.shape[-1])
 
@@ -49,8 +49,5 @@ def by_score(
     policy: Policy, decision: Shaped[Tensor, "draws *batch items"], weight: Float[Tensor, "draws *batch"]
 ) -> Float[Tensor, "*logits"]:
     """The gradient in the logits: sum over draws of weight x (decision - probability), the derivative of log P."""
-    probs = policy.probs.detach()
-    per_item = weight.to(probs.dtype)[..., None]
-    if isinstance(policy, Bernoulli):
-        return (per_item * (policy.encode(decision) - probs)).sum(0)
-    return (per_item[..., None] * (policy.encode(decision) - probs)).sum(0)
+    surprise = policy.encode(decision) - policy.probs.detach()
+    return (weight.reshape(*weight.shape, *[1] * len(policy.axes)).to(surprise.dtype) * surprise).sum(0)

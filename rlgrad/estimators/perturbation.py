@@ -113,8 +113,7 @@ def _there_and_back(
     decision = torch.cat([one.decide(uniform[None])[0] for one in moved])
     there, back = rewards_of(score, decision).unflatten(0, (2, half))
     slope = ((there - back) / (2 * size)).to(logits.dtype)
-    axes = 1 if isinstance(policy, Bernoulli) else 2
-    gradient = (slope.reshape(*slope.shape, *[1] * axes) * direction).mean(0)
+    gradient = (slope.reshape(*slope.shape, *[1] * len(policy.axes)) * direction).mean(0)
     return with_logit_gradient((there + back).mean(0) / 2, policy, gradient)
 
 

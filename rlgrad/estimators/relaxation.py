@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import inf, log
+from math import inf, isfinite, log
 
 import torch
 from jaxtyping import Float
@@ -53,11 +53,10 @@ class muprop:
         mean = policy.probs.detach()[None]
         decision = policy.sample(self.draws, generator=generator)
         reward = rewards_of(score, decision)
-        guess, slope = _slope(lambda m: relaxed_rewards(score, m, (1, *reward.shape[1:]), who="muprop"), mean)
-        axes = _item_axes(policy)
+        guess, slope = _slope(lambda m: relaxed_rewards(score, policy, m, who="muprop"), mean)
         surprise = policy.encode(decision) - mean
-        left = reward.detach() - guess - (slope * surprise).sum(axes)
-        gradient = (_expanded(left, axes).to(mean.dtype) * surprise).mean(0) + _through_probs(slope[0], policy)
+        left = reward.detach() - guess - (slope * surprise).sum(policy.axes)
+        gradient = (_expanded(left, policy).to(mean.dtype) * surprise).mean(0) + _through_probs(slope[0], policy)
         return with_logit_gradient(reward.mean(0), policy, gradient)
 
 
@@ -103,7 +102,7 @@ class REBAR(nn.Module):
         check_draws(draws, least=1)
         self.draws = draws
         self.log_temperature = _log_temperature(temperature)
-        self.strength = nn.Parameter(torch.tensor(float(strength)))
+        self.strength = _parameter(strength, what="strength")
 
     def extra_repr(self) -> str:
         """What it was made with, for ``repr``."""
@@ -115,9 +114,8 @@ class REBAR(nn.Module):
         """E[reward] for each row, differentiable in the policy's logits."""
 
         def control(perturbed: Tensor) -> Tensor:
-            rows = perturbed.shape[: _item_axes(policy)[0]]
             soft = soft_decision(perturbed, policy, self.log_temperature.exp())
-            return self.strength * relaxed_rewards(score, soft, rows, who="REBAR")
+            return self.strength * relaxed_rewards(score, policy, soft, who="REBAR")
 
         return _estimate(policy, score, control, self, generator=generator)
 
@@ -172,7 +170,7 @@ class RELAX(nn.Module):
         self.draws = draws
         self.network = network
         self.log_temperature = _log_temperature(temperature)
-        self.strength = nn.Parameter(torch.tensor(float(strength)))
+        self.strength = _parameter(strength, what="strength")
 
     def extra_repr(self) -> str:
         """What it was made with, for ``repr``."""
@@ -183,14 +181,14 @@ class RELAX(nn.Module):
     ) -> Float[Tensor, "*batch"]:
         """E[reward] for each row, differentiable in the policy's logits."""
         differentiable = is_differentiable(score)
+        dtype = next((weight.dtype for weight in self.network.parameters()), policy.logits.dtype)
 
         def control(perturbed: Tensor) -> Tensor:
-            rows = perturbed.shape[: _item_axes(policy)[0]]
             soft = soft_decision(perturbed, policy, self.log_temperature.exp())
-            seen = soft if isinstance(policy, Bernoulli) else soft.flatten(-2)
-            guess = checked(self.network(seen), rows, what="guesses")
+            seen = soft.flatten(policy.axes[0]).to(dtype)
+            guess = checked(self.network(seen), perturbed.shape[: policy.axes[0]], what="guesses")
             if differentiable:
-                guess = guess + self.strength * relaxed_rewards(score, soft, rows, who="RELAX")
+                guess = guess + self.strength * relaxed_rewards(score, policy, soft, who="RELAX")
             return guess
 
         return _estimate(policy, score, control, self, generator=generator)
@@ -208,11 +206,10 @@ def _estimate(
     reward = rewards_of(score, decision)
     weights = [weight for weight in learner.parameters() if weight.requires_grad] if torch.is_grad_enabled() else []
     guess, slope = _slope(control, perturbed, keep_graph=bool(weights))
-    axes = _item_axes(policy)
     surprise = policy.encode(decision) - policy.probs.detach()
     left = (reward.detach() - guess).to(surprise.dtype)
     difference = _through_log_probs(slope * _coupling(perturbed.detach(), decision, policy), policy)
-    gradient = (_expanded(left, axes) * surprise + difference).mean(0)
+    gradient = (_expanded(left, policy) * surprise + difference).mean(0)
     value = with_logit_gradient(reward.mean(0), policy, gradient)
     return value - _learning(gradient, weights).to(value.dtype) / max(1, value.numel())
 
@@ -225,9 +222,11 @@ def _learning(gradient: Tensor, weights: list[nn.Parameter]) -> Float[Tensor, ""
     """
     if not (weights and gradient.requires_grad):
         return torch.zeros((), device=gradient.device)
+    total = gradient.new_zeros(())
     slopes = torch.autograd.grad(gradient.square().sum(), weights, allow_unused=True)
-    known = [(weight * slope).sum() for weight, slope in zip(weights, slopes, strict=True) if slope is not None]
-    total = torch.stack([part.to(gradient.dtype) for part in known]).sum()
+    for weight, slope in zip(weights, slopes, strict=True):
+        if slope is not None:
+            total = total + (weight * slope.nan_to_num(posinf=0.0, neginf=0.0)).sum().to(gradient)
     return total - total.detach()
 
 
@@ -254,13 +253,9 @@ def _slope(function: Callable[[Tensor], Tensor], at: Tensor, *, keep_graph: bool
     return (values if keep_graph else values.detach()), torch.zeros_like(leaf) if slope is None else slope
 
 
-def _item_axes(policy: Policy) -> tuple[int, ...]:
-    return (-1,) if isinstance(policy, Bernoulli) else (-2, -1)
-
-
-def _expanded(reward: Tensor, axes: tuple[int, ...]) -> Tensor:
+def _expanded(reward: Tensor, policy: Policy) -> Tensor:
     """One for each row, shaped to stand before its items."""
-    return reward.reshape(*reward.shape, *[1] * len(axes))
+    return reward.reshape(*reward.shape, *[1] * len(policy.axes))
 
 
 def _through_probs(slope: Tensor, policy: Policy) -> Tensor:
@@ -278,7 +273,13 @@ def _through_log_probs(slope: Tensor, policy: Policy) -> Tensor:
     return slope - policy.probs.detach() * slope.sum(-1, keepdim=True)
 
 
+def _parameter(number: float, *, what: str) -> nn.Parameter:
+    if not isfinite(number):
+        raise ValueError(f"needed a finite {what}, got {number}")
+    return nn.Parameter(torch.tensor(float(number)))
+
+
 def _log_temperature(temperature: float) -> nn.Parameter:
-    if not 0 < temperature < inf:
+    if not 1e-6 <= temperature < inf:
         raise ValueError(f"needed a temperature above 0, got {temperature}; 0.5 is usual")
-    return nn.Parameter(torch.tensor(log(temperature)))
+    return _parameter(log(temperature), what="temperature")

@@ -6,8 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rlgrad.checks import check_target
 from rlgrad.credit import checked
-from rlgrad.metrics import Differentiable, OpaqueMetric, Score, Scorer
+from rlgrad.metrics import Differentiable, Downstream, OpaqueMetric, Score, Scorer
 from rlgrad.policies import Bernoulli, Policy
 
 
@@ -43,10 +44,9 @@ def with_logit_gradient(
     value: Float[Tensor, "*batch"], policy: Policy, gradient: Float[Tensor, "*logits"]
 ) -> Float[Tensor, "*batch"]:
     """A tensor that has this value and, in the policy's logits, this gradient."""
-    axes = -1 if isinstance(policy, Bernoulli) else (-1, -2)
     # A masked class has logit -inf and no gradient, but 0 times -inf would be NaN.
     logits = policy.logits.masked_fill(policy.logits.isinf(), 0.0)
-    return with_gradient(value, (gradient.detach().to(logits.dtype) * logits).sum(axes))
+    return with_gradient(value, (gradient.detach().to(logits.dtype) * logits).sum(policy.axes))
 
 
 def is_differentiable(score: Score) -> TypeGuard[Differentiable]:
@@ -56,13 +56,13 @@ def is_differentiable(score: Score) -> TypeGuard[Differentiable]:
 
 
 def relaxed_rewards(
-    score: Score, decision: Tensor, shape: tuple[int, ...], *, who: str
+    score: Score, policy: Policy, decision: Float[Tensor, "draws *logits"], *, who: str
 ) -> Float[Tensor, "draws *batch"]:
     """The rewards of decisions that are no longer 0 or 1.
 
     Raises:
-        TypeError: the score is defined for decisions alone.
-        ValueError: as ``rewards_of``.
+        TypeError: the score is defined for decisions alone, or the metric for yes and no.
+        ValueError: as ``rewards_of``; a Downstream is of other classes than the policy.
     """
     if not is_differentiable(score):
         got = score.metric if isinstance(score, Scorer) else score
@@ -70,4 +70,14 @@ def relaxed_rewards(
             f"{who} needed a score that is differentiable in the decision, got {got!r}; wrap what follows the "
             "decisions in Downstream, or use an estimator that only asks for rewards, such as score_function"
         )
-    return checked(score.relaxed(decision), shape, what="rewards")
+    classes = None if isinstance(policy, Bernoulli) else policy.logits.shape[-1]
+    if isinstance(score, Scorer):
+        if classes is not None:
+            raise TypeError(f"{who} needed a Bernoulli policy for {score.metric!r}, got Categorical; use Downstream")
+        check_target(policy.logits, score.target)
+    elif isinstance(score, Downstream) and score.classes != classes:
+        raise ValueError(
+            f"{who} needed Downstream(..., classes={classes}) for a {type(policy).__name__} policy, got "
+            f"classes={score.classes}; name the policy's"
+        )
+    return checked(score.relaxed(decision), decision.shape[: policy.axes[0]], what="rewards")

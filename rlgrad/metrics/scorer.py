@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from rlgrad.checks import describe
 from rlgrad.metrics.counts import CountMetric, expected_counts
 from rlgrad.metrics.opaque import OpaqueMetric
 
@@ -86,6 +87,11 @@ class Downstream:
 
     def __call__(self, decision: Shaped[Tensor, "draws *batch items"]) -> Float[Tensor, "draws *batch"]:
         """Rewards of the decisions."""
+        if (self.classes is None) != (decision.dtype == torch.bool):
+            raise ValueError(
+                f"needed {'yes/no' if self.classes is None else 'integer'} decisions for Downstream(..., "
+                f"classes={self.classes}), got {describe(decision)}; name the policy's classes, or None for Bernoulli"
+            )
         coded = decision if self.classes is None else F.one_hot(decision.long(), self.classes)
         return self.function(coded.to(self.dtype or torch.get_default_dtype()))
 
