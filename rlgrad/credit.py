@@ -154,7 +154,7 @@ class LearnedValue(nn.Module):
                 f"needed values of shape {tuple(reward.shape[1:])}, one for each row, got {describe(value)}; "
                 "reduce the items axis alone"
             )
-        return reward.to(value) - value
+        return reward - value.to(reward.dtype)
 
 
 def greedy(reward: Float[Tensor, "draws *batch"], play: Play | None) -> Float[Tensor, "draws *batch"]:
@@ -208,7 +208,7 @@ def gain(
     """
     if isinstance(policy, Bernoulli) and isinstance(score, Scorer) and isinstance(score.metric, CountMetric):
         metric, target = counted(policy, score, who="counterfactual")
-        return metric.gain(decision, target)
+        return metric.gain(decision, target).detach()
     shape = decision.shape if isinstance(policy, Bernoulli) else (*decision.shape, policy.logits.shape[-1])
     if own := getattr(score, "gain", None):
         return checked(own(decision), shape, what="gains").detach()

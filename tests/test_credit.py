@@ -1,15 +1,18 @@
 """Baselines: the written-out formulas, their exact zeros, and the state of the one that has some."""
 
 import copy
+import re
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from rlgrad import credit
-from rlgrad.credit import MovingAverage, Play
-from rlgrad.metrics import CATALOGUE, OpaqueMetric, Scorer, f1
+from rlgrad import MetricLoss, credit
+from rlgrad.credit import LearnedValue, MovingAverage, Play
+from rlgrad.estimators import exact, score_function
+from rlgrad.metrics import CATALOGUE, Downstream, OpaqueMetric, Score, Scorer, f1
 from rlgrad.policies import Bernoulli, Categorical
+from tests.estimators.proof import PROBLEMS, Case, bias, every_estimate, exactly
 
 
 def normal(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -182,48 +185,165 @@ def test_a_play_is_needed_to_ask_what_else_could_have_been(function) -> None:
 
 @pytest.mark.usefixtures("as_a_user")
 @pytest.mark.parametrize(
-    ("policy", "score", "error", "message"),
+    ("target", "message"),
     [
-        (
-            Categorical(torch.zeros(4, 2)),
-            Scorer(f1, torch.ones(4)),
-            TypeError,
-            "needed a Bernoulli policy, got Categ",
-        ),
-        (
-            Bernoulli(torch.zeros(4)),
-            lambda d: d.sum(-1),
-            TypeError,
-            "needed a Scorer of a CountMetric, got <function",
-        ),
-        (
-            Bernoulli(torch.zeros(4)),
-            Scorer(OpaqueMetric(lambda d, t: 0.0, name="mine"), torch.ones(4)),
-            TypeError,
-            "needed a Scorer of a CountMetric, got OpaqueMetric(mine); write the metric as a formula",
-        ),
-        (
-            Bernoulli(torch.zeros(4)),
-            Scorer(f1, torch.ones(4, 1)),
-            ValueError,
-            "needed a target of shape (4,) for",
-        ),
-        (
-            Bernoulli(torch.zeros(2, 4)),
-            Scorer(f1, torch.ones(4)),
-            ValueError,
-            "needed a target of shape (2, 4) for",
-        ),
-        (
-            Bernoulli(torch.zeros(4)),
-            Scorer(f1, torch.full((4,), 0.5)),
-            ValueError,
-            "needed a target of 0 and 1, got 0.5",
-        ),
+        (torch.ones(4, 1), "needed a target of shape (4,) for"),
+        (torch.ones(2, 4), "needed a target of shape (4,) for"),
+        (torch.full((4,), 0.5), "needed a target of 0 and 1, got 0.5"),
     ],
-    ids=["classes", "bare function", "opaque", "column", "row", "soft label"],
+    ids=["column", "rows", "soft label"],
 )
-def test_only_counts_of_yes_or_no_can_be_asked_what_if(policy, score, error, message: str) -> None:
-    with pytest.raises(error) as caught:
-        credit.counterfactual(torch.zeros(3), Play(policy, policy.sample(3).bool(), score))
-    assert message in str(caught.value)
+def test_a_formula_is_asked_about_a_target_of_0_and_1(target: Tensor, message: str) -> None:
+    policy = Bernoulli(torch.zeros(4))
+    with pytest.raises(ValueError, match=re.escape(message)):
+        credit.counterfactual(torch.zeros(3), Play(policy, policy.sample(3).bool(), Scorer(f1, target)))
+
+
+SCORES = {
+    "opaque": Scorer(OpaqueMetric(lambda d, t: (d == t).double().mean().exp()), torch.tensor([[1, 0, 2]] * 2)),
+    "bare function": lambda decision: decision.double().sum(-1).square(),
+    "network": Downstream(lambda one_hot: one_hot[..., 0].sum(-1).exp(), classes=3, dtype=torch.float64),
+}
+
+
+@pytest.mark.parametrize("score", SCORES.values(), ids=SCORES)
+def test_counterfactual_of_any_score_among_classes(score: Score) -> None:
+    policy = Categorical(torch.cat([normal(2, 3, 2), torch.full((2, 3, 1), -torch.inf)], -1).roll(1, 0))
+    policy.logits[1, 1, 2] = 0.3
+    decision = policy.sample(5, generator=torch.Generator().manual_seed(1))
+    reward = score(decision)
+    advantage = credit.counterfactual(reward, Play(policy, decision, score))
+    assert advantage.shape == (5, 2, 3)
+    for item in range(3):
+        mean = torch.zeros(5, 2, dtype=torch.float64)
+        for c in range(3):
+            changed = decision.clone()
+            changed[..., item] = c
+            mean += policy.probs[:, item, c] * score(changed)
+        torch.testing.assert_close(advantage[..., item], reward - mean, rtol=0, atol=1e-12)
+
+
+# A baseline that learns
+
+
+class Values(nn.Module):
+    """A small network from logits to values, one for each row."""
+
+    def __init__(self, items: int, *, classes: bool = False) -> None:
+        super().__init__()
+        self.classes = classes
+        self.hidden = nn.Linear(items, 3, dtype=torch.float64)
+        self.out = nn.Linear(3, 1, dtype=torch.float64)
+        with torch.no_grad():
+            for weight in self.parameters():
+                weight.copy_(torch.linspace(-2, 1.5, weight.numel()).reshape(weight.shape))
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return self.out(torch.tanh(self.hidden(logits.flatten(-2) if self.classes else logits))).squeeze(-1)
+
+
+@pytest.mark.parametrize("draws", [1, 2])
+@pytest.mark.parametrize("name", ["profit, rows", "black box, rows", "network", "network, classes"])
+def test_a_learned_value_leaves_the_policy_gradient_unbiased(name: str, draws: int) -> None:
+    problem = PROBLEMS[name]
+    items = problem.logits.shape[-1] if problem.yes_no else problem.logits.numel()
+    value = LearnedValue(Values(items, classes=not problem.yes_no))
+    assert not bias(Case(lambda: score_function(draws=draws, credit=value), draws), problem)
+
+
+def test_a_value_of_the_own_draw_would_be_found_out() -> None:
+    def value_of_the_reward(reward: Tensor, play: Play | None) -> Tensor:
+        return reward - torch.tanh(reward)
+
+    case = Case(lambda: score_function(draws=1, credit=value_of_the_reward), 1)
+    assert bias(case, PROBLEMS["network"]).gradient > 1e-2
+
+
+def test_a_learned_value_goes_down_half_its_squared_error() -> None:
+    """The estimate is maximised: minus the estimate is the loss, and carries the mean over draws of (r - v)^2 / 2."""
+    network, policy = Values(4), Bernoulli(normal(3, 4))
+    score = Scorer(f1, torch.eye(3, 4))
+    seen: list[Tensor] = []
+
+    def watched(decision: Tensor) -> Tensor:
+        seen.append(score(decision))
+        return seen[-1]
+
+    estimate = score_function(draws=5, credit=LearnedValue(network))(policy, watched)
+    found = torch.autograd.grad(-estimate.sum(), list(network.parameters()))
+    squared_error = ((seen[0] - network(policy.logits)).square() / 2).mean(0).sum()
+    torch.testing.assert_close(found, torch.autograd.grad(squared_error, list(network.parameters())))
+    # The value is that of the rewards, and the policy's gradient is not the network's.
+    torch.testing.assert_close(estimate.detach(), seen[0].mean(0))
+
+
+def test_a_learned_value_hears_of_logits_without_their_graph() -> None:
+    logits = normal(3, 4).requires_grad_()
+    policy = Bernoulli(logits)
+    decision = policy.sample(2)
+    advantage = LearnedValue(Values(4))(torch.ones(2, 3), Play(policy, decision, Scorer(f1, torch.ones(3, 4))))
+    (gradient,) = torch.autograd.grad(advantage.sum(), logits, allow_unused=True)
+    assert gradient is None
+
+
+def test_a_criterion_holds_the_network_and_trains_it(generator: torch.Generator) -> None:
+    network = Values(4)
+    criterion = MetricLoss(f1, score_function(draws=32, credit=LearnedValue(network)), generator=generator)
+    assert {id(weight) for weight in criterion.parameters()} == {id(weight) for weight in network.parameters()}
+    assert any(name.endswith("hidden.weight") for name in criterion.state_dict())
+    logits, target = normal(3, 4), torch.eye(3, 4)
+    expected = exact()(Bernoulli(logits), Scorer(f1, target))
+    optimizer = torch.optim.Adam(criterion.parameters(), lr=0.05)
+    away = []
+    for _ in range(150):
+        away.append((network(logits).detach() - expected).abs().max().item())
+        optimizer.zero_grad()
+        criterion(logits, target).backward()
+        optimizer.step()
+    assert away[0] > 0.5
+    assert away[-1] < 0.05
+
+
+def test_a_good_value_takes_variance_away() -> None:
+    class Constant(nn.Module):
+        def __init__(self, value: float) -> None:
+            super().__init__()
+            self.value = nn.Parameter(torch.tensor(value, dtype=torch.float64))
+
+        def forward(self, logits: Tensor) -> Tensor:
+            return self.value.expand(logits.shape[:-1])
+
+    problem = PROBLEMS["f1"]
+    mean = float(exactly(problem)[0])
+    variances = [
+        every_estimate(Case(lambda v=value: score_function(draws=1, credit=LearnedValue(Constant(v))), 1), problem)
+        for value in (mean, 0.0)
+    ]
+    assert variances[0].variance.sum() < variances[1].variance.sum() / 3
+
+
+@pytest.mark.usefixtures("as_a_user")
+@pytest.mark.parametrize("network", [nn.Identity(), nn.Linear(4, 1), nn.Flatten(0)])
+def test_one_value_for_each_row(network: nn.Module) -> None:
+    policy = Bernoulli(torch.zeros(2, 4))
+    with pytest.raises(ValueError, match=r"^needed values of shape \(2,\), one for each row, got .*; reduce the items"):
+        score_function(draws=2, credit=LearnedValue(network))(policy, Scorer(f1, torch.ones(2, 4)))
+
+
+@pytest.mark.usefixtures("as_a_user")
+def test_a_learned_value_is_a_network_and_needs_a_play() -> None:
+    with pytest.raises(TypeError, match=r"^needed a network that gives values, got .*; pass an nn.Module$"):
+        LearnedValue(lambda logits: logits.sum(-1))
+    with pytest.raises(ValueError, match=r"^needed a play to find the value of, got none; pass Play"):
+        LearnedValue(Values(4))(torch.ones(3), None)
+
+
+def test_a_reward_keeps_its_precision_under_autocast() -> None:
+    network = nn.Sequential(nn.Linear(4, 1), nn.Flatten(0))
+    nn.init.zeros_(network[0].weight)
+    nn.init.zeros_(network[0].bias)
+    policy = Bernoulli(torch.zeros(2, 4))
+    reward = torch.tensor([[0.301, 0.703]])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        advantage = LearnedValue(network)(reward, Play(policy, policy.sample(1), Scorer(f1, torch.ones(2, 4))))
+    torch.testing.assert_close(advantage.float(), reward, rtol=1e-6, atol=0)

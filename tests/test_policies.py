@@ -276,6 +276,91 @@ def test_the_ends_of_the_uniform_draw_nothing_impossible(uniform: float, monkeyp
     assert Categorical(masked).sample(1).tolist() == [[1 if uniform == 0 else 3, 3]]
 
 
+POLICIES = [Bernoulli(normal(3, 5)), Categorical(normal(3, 5))]
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=["yes/no", "classes"])
+def test_a_sample_is_what_its_noise_decides(policy: Policy) -> None:
+    noise = policy.uniform(20, generator=torch.Generator().manual_seed(7))
+    sample = policy.sample(20, generator=torch.Generator().manual_seed(7))
+    assert noise.shape == sample.shape == (20, 3, 5)[: 3 if isinstance(policy, Bernoulli) else 2]
+    assert torch.equal(policy.decide(noise), sample)
+    assert torch.equal(policy.decide(noise), policy.decide(noise))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_noise_has_the_precision_of_the_policy(dtype: torch.dtype) -> None:
+    logits = normal(3, 5).to(dtype)
+    assert Bernoulli(logits).uniform(2).dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert Categorical(logits).uniform(2).dtype == torch.float64  # sums of many small probabilities
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("end", [0.0, 1.0])
+def test_noise_and_its_mirror_image_lie_strictly_between_0_and_1(
+    end: float, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ends(shape: tuple[int, ...], *, dtype: torch.dtype, **_: object) -> Tensor:
+        steps = 2.0 ** (24 if dtype == torch.float32 else 53)  # rand gives multiples of one over this, below 1
+        return torch.full(shape, 0.0 if end == 0 else 1 - 1 / steps, dtype=dtype)
+
+    monkeypatch.setattr(torch, "rand", ends)
+    for noise in (Bernoulli(torch.zeros(3, dtype=dtype)).uniform(2), Categorical(torch.zeros(3, 2)).uniform(2)):
+        for each in (noise, 1 - noise):
+            assert (each > 0).all()
+            assert (each < 1).all()
+            assert torch.isfinite(torch.logit(each)).all()
+
+
+def test_decide_inverts_the_distribution() -> None:
+    """Of noises at the middles of a thousand equal steps, as many make a decision as it has probability."""
+    middles = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
+    yes_no = Bernoulli(torch.tensor([-INF, -2.0, 0.0, 0.7, INF], dtype=torch.float64))
+    decision = yes_no.decide(middles[:, None].expand(1000, 5))
+    torch.testing.assert_close(decision.double().mean(0), yes_no.probs, rtol=0, atol=1e-3)
+    assert (decision.long().diff(dim=0) <= 0).all()  # yes where the noise is low
+    classes = Categorical(torch.tensor([[-INF, 0.0, 1.0, -1.0], [2.0, -3.0, 0.0, -INF]], dtype=torch.float64))
+    choice = classes.decide(middles[:, None].expand(1000, 2))
+    frequency = nn.functional.one_hot(choice, 4).double().mean(0)
+    torch.testing.assert_close(frequency, classes.probs, rtol=0, atol=1.5e-3)
+    assert (choice.diff(dim=0) >= 0).all()  # class by class
+
+
+def test_decide_has_its_edge_at_the_probability() -> None:
+    p = 0.375
+    policy = Bernoulli(torch.tensor([math.log(p / (1 - p))], dtype=torch.float64))
+    around = torch.tensor([[p - 1e-9], [p + 1e-9]], dtype=torch.float64)
+    assert policy.decide(around).tolist() == [[True], [False]]
+    classes = Categorical(torch.tensor([[p, 0.5, 1 - p - 0.5]], dtype=torch.float64).log())
+    edges = torch.tensor([[p - 1e-9], [p + 1e-9], [p + 0.5 - 1e-9], [p + 0.5 + 1e-9]], dtype=torch.float64)
+    assert classes.decide(edges).tolist() == [[0], [1], [1], [2]]
+
+
+def test_decisions_carry_no_gradient() -> None:
+    for policy in (Bernoulli(normal(3, 5).requires_grad_()), Categorical(normal(3, 5).requires_grad_())):
+        noise = policy.uniform(2)
+        assert not noise.requires_grad
+        assert not policy.decide(noise).requires_grad
+        assert not policy.encode(policy.decide(noise)).requires_grad
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_decisions_encoded(dtype: torch.dtype) -> None:
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    yes_no = Bernoulli(torch.zeros(2, dtype=dtype)).encode(torch.tensor([[True, False]]))
+    assert yes_no.tolist() == [[1.0, 0.0]]
+    classes = Categorical(torch.zeros(2, 3, dtype=dtype)).encode(torch.tensor([[2, 0]]))
+    assert classes.tolist() == [[[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]]
+    assert yes_no.dtype == classes.dtype == wide
+
+
+@pytest.mark.parametrize("policy", [Bernoulli, Categorical])
+def test_the_mean_of_encoded_decisions_is_their_probability(policy: type[Policy], generator: torch.Generator) -> None:
+    made = policy(normal(2, 3))
+    counts = made.encode(made.sample(20_000, generator=generator)).sum(0)
+    assert_frequencies(counts, made.probs, 20_000)
+
+
 def test_decisions_are_independent(generator: torch.Generator) -> None:
     """Correlations of fair decisions between items, and between draws, lie within six standard errors."""
     for decision in (

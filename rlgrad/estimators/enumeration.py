@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rlgrad.credit import rewards_of
-from rlgrad.estimators.outcomes import by_score, log_probs, outcomes, rows_of
-from rlgrad.estimators.surrogate import check_draws, with_logit_gradient
+from rlgrad.estimators.outcomes import all_log_probs, by_score, log_probs, outcomes, rows_of
+from rlgrad.estimators.surrogate import check_draws, check_whole, with_logit_gradient
 from rlgrad.metrics import Score
 from rlgrad.policies import Policy, slices
 
@@ -83,6 +83,7 @@ class sum_and_sample:
 
     def __post_init__(self) -> None:
         check_draws(self.draws, least=1)
+        check_whole(self.summed, what="outcomes to sum")
         if self.summed < 1:
             raise ValueError(f"needed at least 1 outcome to sum, got {self.summed}; score_function sums none")
 
@@ -91,7 +92,7 @@ class sum_and_sample:
     ) -> Float[Tensor, "*batch"]:
         """E[reward] for each row, differentiable in the policy's logits."""
         listed = outcomes(policy, who="sum_and_sample")
-        probs = log_probs(policy, rows_of(listed, policy)).movedim(0, -1).exp()
+        probs = all_log_probs(policy, listed).exp()
         likely = probs.topk(min(self.summed, len(listed)), -1).indices
         others = probs.scatter(-1, likely, 0.0)
         left = others.sum(-1)

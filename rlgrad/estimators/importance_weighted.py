@@ -1,7 +1,7 @@
 """REINFORCE on draws of an earlier policy: rewards that were dear are used for several steps."""
 
 from dataclasses import dataclass
-from math import inf
+from math import inf, log
 
 import torch
 from jaxtyping import Float
@@ -23,7 +23,8 @@ class importance_weighted:
     Made by ``importance_weighted.draw``, which asks for the rewards once; called with the policy of each later step.
     Unbiased without a clip, and the same as ``score_function`` at the policy that drew. With a clip, a draw whose
     weight has left [1 - clip, 1 + clip] in the direction that its advantage asks for is left out (proximal policy
-    optimization): biased, but a few steps cannot go far astray.
+    optimization): biased, but a few steps cannot go far astray. The rewards are remembered as numbers, so weights in a
+    score's graph do not learn here.
 
     Args:
         play: decisions, who drew them, and how they are scored.
@@ -91,27 +92,25 @@ class importance_weighted:
     ) -> Float[Tensor, "*batch"]:
         """E[reward] for each row, differentiable in the policy's logits; nothing is drawn."""
         self._check(policy, score)
-        decision = self.play.decision
-        log_ratio = policy.log_prob(decision) - self.play.policy.log_prob(decision).detach()
-        weight = (log_ratio if self.per_decision else log_ratio.sum(-1)).exp()
-        advantage = self.credit(self.reward, self.play).to(weight.dtype)
-        learning = (advantage.square() / 2).mean(0) if advantage.requires_grad else 0.0
-        advantage = advantage.detach()
-        if advantage.ndim < weight.ndim:
-            advantage = advantage[..., None]
-        elif advantage.ndim > weight.ndim:
-            weight = weight[..., None]
-        surrogate = weight * advantage
+        log_p = policy.log_prob(self.play.decision)
+        log_ratio = (log_p - self.play.policy.log_prob(self.play.decision)).detach()
+        joint = _weight(log_ratio.sum(-1))
+        advantage = self.credit(self.reward, self.play).to(log_p.dtype)
+        # Each decision's factor: as large as the weight, and with the derivative weight x d log P.
+        weight = _weight(log_ratio) if self.per_decision else joint[..., None]
+        ratio = weight * (1 + log_p - log_p.detach())
+        worth = advantage.detach() if advantage.shape == log_p.shape else advantage.detach()[..., None]
+        surrogate = ratio * worth
         if self.clip is not None:
-            surrogate = torch.minimum(surrogate, weight.clamp(1 - self.clip, 1 + self.clip) * advantage)
-        while surrogate.ndim > self.reward.ndim:
-            surrogate = surrogate.sum(-1)
-        joint = log_ratio.detach().sum(-1).exp()
-        return with_gradient((joint * self.reward).mean(0), surrogate.mean(0) - learning)
+            surrogate = torch.minimum(surrogate, ratio.clamp(1 - self.clip, 1 + self.clip) * worth)
+        surrogate = surrogate.sum(-1).mean(0)
+        if advantage.requires_grad:  # a baseline that learns, by least squares
+            surrogate = surrogate - (advantage.square() / 2).mean(0)
+        return with_gradient((joint * self.reward).mean(0), surrogate)
 
     def _check(self, policy: Policy, score: Score) -> None:
         drew = self.play.policy
-        if type(policy) is not type(drew):
+        if not isinstance(policy, type(drew)):
             raise TypeError(f"needed the {type(drew).__name__} that drew, later on, got {type(policy).__name__}")
         if policy.logits.shape != drew.logits.shape:
             raise ValueError(
@@ -120,6 +119,12 @@ class importance_weighted:
             )
         if not _same(score, self.play.score):
             raise ValueError("needed the score that the draws were rewarded by, got another; draw again for it")
+
+
+def _weight(log_ratio: Tensor) -> Tensor:
+    # Bounded, as an infinite weight times a reward of 0 would be NaN.
+    largest = log(torch.finfo(log_ratio.dtype).max) / 2
+    return log_ratio.clamp(-largest, largest).exp()
 
 
 def _same(score: Score, other: Score) -> bool:

@@ -7,7 +7,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from rlgrad.metrics.counts import count_dtype
-from rlgrad.policies import Bernoulli, Policy
+from rlgrad.policies import Bernoulli, Policy, slices
 
 LIMIT = 1 << 16
 
@@ -43,6 +43,12 @@ def log_probs(policy: Policy, decision: Shaped[Tensor, "outcomes *batch items"])
     with torch.no_grad():
         each = policy.log_prob(decision)
         return each.to(count_dtype(each.device)).sum(-1)
+
+
+def all_log_probs(policy: Policy, listed: Shaped[Tensor, "outcomes items"]) -> Float[Tensor, "*batch outcomes"]:
+    """Log-probability of every outcome listed in each row, as many at once as fit."""
+    parts = slices(len(listed), policy.probs.numel())
+    return torch.cat([log_probs(policy, rows_of(listed[part], policy)) for part in parts]).movedim(0, -1)
 
 
 def by_score(

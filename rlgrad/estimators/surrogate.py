@@ -25,11 +25,16 @@ class Estimator(Protocol):
 
 def check_draws(draws: int, *, least: int, pairs: bool = False) -> None:
     """Draws are a whole number, enough, and even where they come in pairs."""
-    if isinstance(draws, bool) or not isinstance(draws, int):
-        raise TypeError(f"needed a whole number of draws, got {draws!r}")
+    check_whole(draws, what="draws")
     if draws < least or (pairs and draws % 2):
         needed = f"an even number of draws, at least {least}" if pairs else f"at least {least} draw{'s'[: least - 1]}"
         raise ValueError(f"needed {needed}, got {draws}; raise draws")
+
+
+def check_whole(number: int, *, what: str) -> None:
+    """A number of something is an integer, and not a truth value."""
+    if isinstance(number, bool) or not isinstance(number, int):
+        raise TypeError(f"needed a whole number of {what}, got {number!r}")
 
 
 def with_gradient(value: Float[Tensor, "*batch"], surrogate: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:

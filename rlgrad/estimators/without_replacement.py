@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from rlgrad.credit import rewards_of
-from rlgrad.estimators.outcomes import by_score, log_probs, outcomes, rows_of
+from rlgrad.estimators.outcomes import all_log_probs, by_score, outcomes
 from rlgrad.estimators.surrogate import check_draws, with_logit_gradient
 from rlgrad.metrics import Score
 from rlgrad.policies import Policy, open_uniform
@@ -59,15 +59,15 @@ class unordered_set:
     ) -> Float[Tensor, "*batch"]:
         """E[reward] for each row, differentiable in the policy's logits."""
         listed = outcomes(policy, who="unordered_set")
-        log_p = log_probs(policy, rows_of(listed, policy)).movedim(0, -1)
+        log_p = all_log_probs(policy, listed)
         chosen, _ = without_replacement(log_p, min(self.draws, len(listed)), generator=generator)
         decision = listed[chosen.movedim(-1, 0)]
         reward = rewards_of(score, decision)
-        probs = log_p.exp()
-        single, paired = set_ratios(probs.gather(-1, chosen), probs.scatter(-1, chosen, 0.0).sum(-1))
-        weight = (probs.gather(-1, chosen) * single).movedim(-1, 0)
-        without_me = (paired * probs.gather(-1, chosen)[..., None, :]).to(reward)
-        baseline = torch.einsum("...st,t...->s...", without_me, reward.detach()) if len(reward) else reward
+        log_chosen, log_rest = log_p.gather(-1, chosen), log_p.scatter(-1, chosen, -torch.inf).logsumexp(-1)
+        single, paired = log_set_ratios(log_chosen, log_rest)
+        weight = (log_chosen + single).exp().movedim(-1, 0)
+        without_me = (log_chosen[..., None, :] + paired).exp()
+        baseline = torch.einsum("...st,t...->s...", without_me, reward.detach().to(without_me))
         value = (weight * reward).sum(0)
         return with_logit_gradient(value, policy, by_score(policy, decision, weight * (reward - baseline)))
 
@@ -110,7 +110,7 @@ class inclusion_weighted:
     ) -> Float[Tensor, "*batch"]:
         """E[reward] for each row, differentiable in the policy's logits."""
         listed = outcomes(policy, who="inclusion_weighted")
-        log_p = log_probs(policy, rows_of(listed, policy)).movedim(0, -1)
+        log_p = all_log_probs(policy, listed)
         chosen, threshold = without_replacement(log_p, min(self.draws, len(listed)), generator=generator)
         decision = listed[chosen.movedim(-1, 0)]
         reward = rewards_of(score, decision)
@@ -137,31 +137,32 @@ def without_replacement(
     return top.indices[..., :draws], top.values[..., draws] if top.values.shape[-1] > draws else nothing
 
 
-def set_ratios(
+def log_set_ratios(
     members: Float[Tensor, "*batch draws"], rest: Float[Tensor, "*batch"]
 ) -> tuple[Float[Tensor, "*batch draws"], Float[Tensor, "*batch draws draws"]]:
-    """R(S, s), and R(S, s, t) = P(S without s, t | s, t gone) / P(S without s | s gone), which is 1 for t = s.
+    """Logarithms of R(S, s), and of R(S, s, t) = P(S without s, t | s, t gone) / P(S without s | s gone), 1 for t = s.
 
     With Q(C) the probability that, the members C being gone, the next draws are the other members in any order,
 
         Q(S) = 1,   Q(C) = sum over s in S without C of  p(s) / (rest + p(S without C)) Q(C and s),
 
-    R(S, s) = Q({s}) / Q({}) and R(S, s, t) = Q({s, t}) / Q({s}).
+    R(S, s) = Q({s}) / Q({}) and R(S, s, t) = Q({s, t}) / Q({s}). In logarithms, as an outcome may be rarer than the
+    smallest number there is.
 
     Args:
-        members: probabilities of the members of S.
-        rest: total probability of all other outcomes.
+        members: log-probabilities of the members of S.
+        rest: that of all other outcomes together.
     """
     draws = members.shape[-1]
     everyone = frozenset(range(draws))
-    q = {everyone: torch.ones_like(rest)}
+    log_q = {everyone: torch.zeros_like(rest)}
     for size in range(draws - 1, -1, -1):
         for gone in map(frozenset, combinations(range(draws), size)):
             here = sorted(everyone - gone)
-            total = rest + members[..., here].sum(-1)
-            ways = torch.stack([members[..., s] * q[gone | {s}] for s in here]).sum(0)
+            total = torch.cat([members[..., here], rest[..., None]], -1).logsumexp(-1)
+            ways = torch.stack([members[..., s] + log_q[gone | {s}] for s in here]).logsumexp(0)
             # Where no probability is left, what remains is drawn in some order.
-            q[gone] = torch.where(total > 0, ways / total, 1.0)
-    singles = [q[frozenset({s})] for s in range(draws)]
-    pairs = [torch.stack([q[frozenset({s, t})] / singles[s] for t in range(draws)], -1) for s in range(draws)]
-    return torch.stack(singles, -1) / q[frozenset()][..., None], torch.stack(pairs, -2)
+            log_q[gone] = torch.where(total > -torch.inf, ways - total, 0.0)
+    singles = [log_q[frozenset({s})] for s in range(draws)]
+    pairs = [torch.stack([log_q[frozenset({s, t})] - singles[s] for t in range(draws)], -1) for s in range(draws)]
+    return torch.stack(singles, -1) - log_q[frozenset()][..., None], torch.stack(pairs, -2)

@@ -1,0 +1,217 @@
+"""What an audit found: numbers for programs, a table for the terminal, a JSON file for figures."""
+
+import json
+import math
+import os
+import tempfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from textwrap import fill
+from typing import Any
+
+from rlgrad.auditing.bias import LEVEL
+from rlgrad.auditing.candidates import Kind
+from rlgrad.auditing.measures import WANTED, Space
+from rlgrad.text import aligned
+
+WIDTH = 110
+_NAME = 22
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One candidate.
+
+    Args:
+        name: as the user called it.
+        kind: "estimator" or "surrogate".
+        error: why it was not measured; None if it was, and all below is None if it was not.
+        estimates: how many were made.
+        draws: behind each; 0 where nothing is drawn.
+        p_value: of "the expected estimate is the truth", corrected for all that was tested; None where the run was too
+            short to tell. Where a surrogate points is tested, not how far.
+        logits: in logit space.
+        weights: through the weights; None without weights.
+        seconds: median of one estimate, forward and backward to the logits.
+        memory: bytes that one estimate holds at its worst moment.
+    """
+
+    name: str
+    kind: Kind
+    error: str | None = None
+    estimates: int | None = None
+    draws: int | None = None
+    p_value: float | None = None
+    logits: Space | None = None
+    weights: Space | None = None
+    seconds: float | None = None
+    memory: int | None = None
+
+    @property
+    def biased(self) -> bool | None:
+        """Whether a bias was found, at 1% false alarms; None where nothing could be told."""
+        return None if self.p_value is None else self.p_value < LEVEL
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit:
+    """The result of ``audit``: ``str()`` gives the table, ``save()`` writes it all as JSON.
+
+    Args:
+        problem: what was audited, in words.
+        metric: its name.
+        policy: Bernoulli or Categorical.
+        shape: of the target, ``*batch items``.
+        weights: how many numbers the weights hold; 0 without weights.
+        truth: how the true gradient was found.
+        noise: standard error of the true gradient, relative to its norm, in the logits.
+        noise_weights: the same in the weights; None without weights.
+        norm: of the true gradient in the logits.
+        rows: one for each candidate.
+        seed: of all draws.
+        device: that everything ran on.
+        versions: of the software.
+    """
+
+    problem: str
+    metric: str
+    policy: str
+    shape: tuple[int, ...]
+    weights: int
+    truth: str
+    noise: float
+    noise_weights: float | None
+    norm: float
+    rows: tuple[Row, ...]
+    seed: int
+    device: str
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Row:
+        """The row of a candidate.
+
+        Raises:
+            KeyError: there is none of that name.
+        """
+        rows = {row.name: row for row in self.rows}
+        if name not in rows:
+            raise KeyError(f"needed a candidate of {', '.join(rows)}, got {name!r}")
+        return rows[name]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as JSON values; null for what is infinite or unknown."""
+        rows = [{**asdict(row), "biased": row.biased} for row in self.rows]
+        found: dict[str, Any] = _strict({"format": 1, **asdict(self), "rows": rows, "level": LEVEL, "wanted": WANTED})
+        return found
+
+    def to_json(self) -> str:
+        """The same as text: strict JSON."""
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
+
+    def save(self, path: str | Path) -> None:
+        """Write the JSON to a file: whole, or not at all. Its folder is made if it is not there.
+
+        Raises:
+            OSError: the file cannot be written; an older one is left as it was.
+        """
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, part = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        try:
+            with open(descriptor, "w", encoding="utf-8") as file:
+                file.write(self.to_json())
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(part, 0o644)  # mkstemp's is private
+            os.replace(part, path)
+        except BaseException:
+            os.unlink(part)
+            raise
+
+    def __str__(self) -> str:
+        table = aligned([_header(self.weights > 0), *(_cells(row, self.weights > 0) for row in self.rows)])
+        return "\n".join([*_wrapped(self.heading()), "", table, "", *_wrapped(self.notes())])
+
+    def heading(self) -> list[str]:
+        """What was audited, in sentences."""
+        *batch, items = self.shape
+        rows = f"{math.prod(batch)} rows of {items} decisions" if batch else f"{items} decisions, scored together"
+        weights = f", {self.weights} weights" if self.weights else ""
+        noise = "exact" if self.noise == 0 else f"standard error {_percent(self.noise)} of its norm"
+        if self.noise and self.noise_weights is not None:
+            noise += f", {_percent(self.noise_weights)} in the weights"
+        return [
+            f"{self.problem}: {self.metric} under a {self.policy} policy, {rows}{weights}.",
+            f"True gradient of the expected {self.metric} by {self.truth} ({noise}).",
+        ]
+
+    def notes(self) -> list[str]:
+        """How to read the table, and what was not measured."""
+        counts = sorted({row.estimates for row in self.rows if row.estimates})
+        made = f"{counts[0]} to {counts[-1]}" if counts[1:] else f"{counts[0] if counts else 0}"
+        lines = [
+            f"bias: |expected estimate - truth| / |truth|. A plain number was found by a test that calls "
+            f"{LEVEL:.0%} of unbiased estimators biased, all coordinates together; <b: none was found, and with 99% "
+            "confidence it is below b; ?: too few rare decisions came up to tell.",
+            "~: a surrogate, scaled to fit best before bias and variance are taken: any learning rate rescales it.",
+            "variance: of one estimate, over |truth|^2. cosine: of one estimate to the truth, on average. "
+            f"draws: of all decisions, needed for cosine {WANTED:g} by averaging; 0: nothing is drawn.",
+            f"ms and KiB: one estimate with its gradient, median time and peak memory. Estimates: {made} each.",
+        ]
+        if self.weights:
+            lines.insert(3, "w: the same estimates, pulled back to the weights.")
+        return lines + [f"not measured: {row.name}: {row.error}" for row in self.rows if row.error is not None]
+
+
+def _wrapped(lines: list[str]) -> list[str]:
+    return [fill(line, width=WIDTH, subsequent_indent="  ") for line in lines]
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _strict(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _header(weights: bool) -> list[str]:
+    space = ["bias", "variance", "cosine", "draws"]
+    return ["candidate", *space, *(f"w {name}" for name in space if weights), "ms", "KiB"]
+
+
+def _cells(row: Row, weights: bool) -> list[str]:
+    name = row.name if len(row.name) <= _NAME else f"{row.name[: _NAME - 2]}.."
+    spaces = [*_space(row, row.logits), *(_space(row, row.weights) if weights else [])]
+    ms = "-" if row.seconds is None else _number(1000 * row.seconds)
+    kib = "-" if row.memory is None else _number(row.memory / 1024)
+    return [f"{'~ ' if row.kind == 'surrogate' else ''}{name}", *spaces, ms, kib]
+
+
+def _space(row: Row, space: Space | None) -> list[str]:
+    if space is None:
+        return ["-"] * 4
+    draws = "never" if math.isinf(space.draws) else f"{space.draws:.0f}" if space.draws < 1e6 else f"{space.draws:.0e}"
+    return [_bias(row, space), _number(space.variance), f"{space.cosine:.4f}", draws]
+
+
+def _bias(row: Row, space: Space) -> str:
+    if row.biased is None:
+        return "?"
+    if row.biased:
+        return _percent(space.bias)
+    return f"<{_percent(space.bias_limit)}" if space.variance or space.bias_limit > 1e-4 else "0%"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g}%" if share < 0.995 else f"{100 * share:.0f}%" if share < 100 else f"{share:.0e}x"
+
+
+def _number(value: float) -> str:
+    """Three digits, without an exponent up to a million."""
+    if value == 0:
+        return "0"
+    if 0.001 <= value < 1e6:
+        digits = max(0, 2 - math.floor(math.log10(value)))
+        return f"{value:.{digits}f}" if digits else f"{round(value)}"
+    return f"{value:.0e}"
