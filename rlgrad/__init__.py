@@ -8,30 +8,46 @@ from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-_MODULES = ["credit", "estimators", "metrics", "objective", "policies", "surrogates", "train"]
+_MODULES = [
+    "auditing",
+    "credit",
+    "estimators",
+    "metrics",
+    "objective",
+    "policies",
+    "probing",
+    "surrogates",
+    "train",
+]
 _HOMES = {
     "Bernoulli": "policies",
     "Categorical": "policies",
     "CountMetric": "metrics",
     "MetricLoss": "objective",
     "Stage": "train",
+    "audit": "auditing",
     "evaluate": "train",
     "fit": "train",
+    "probe": "probing",
 }
 __all__ = ["__version__", *_MODULES, *_HOMES]
 
 if TYPE_CHECKING:  # the same names, for readers and type checkers
+    from . import auditing as auditing
     from . import credit as credit
     from . import estimators as estimators
     from . import metrics as metrics
     from . import objective as objective
     from . import policies as policies
+    from . import probing as probing
     from . import surrogates as surrogates
     from . import train as train
+    from .auditing import audit as audit
     from .metrics import CountMetric as CountMetric
     from .objective import MetricLoss as MetricLoss
     from .policies import Bernoulli as Bernoulli
     from .policies import Categorical as Categorical
+    from .probing import probe as probe
     from .train import Stage as Stage
     from .train import evaluate as evaluate
     from .train import fit as fit

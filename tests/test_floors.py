@@ -27,6 +27,7 @@ FLOORS = {
     "metrics": 0,
     "steps": 0,
     "checks": -1,
+    "files": -1,
     "text": -1,
 }
 ROOT = Path(rlgrad.__file__).parent
@@ -95,7 +96,7 @@ def test_a_planted_fault_is_caught(file: str, source: str, message: str) -> None
         ("rlgrad/train.py", "import torch\nfrom rlgrad.objective import MetricLoss"),
         ("rlgrad/metrics/catalogue.py", "from .counts import CountMetric\nfrom . import scorer"),
         ("rlgrad/metrics/catalogue.py", "from ..policies import slices"),
-        ("rlgrad/cli.py", "from rlgrad import __version__"),
+        ("rlgrad/cli/__init__.py", "from rlgrad import __version__"),
     ],
 )
 def test_an_import_along_or_down_is_allowed(file: str, source: str) -> None:

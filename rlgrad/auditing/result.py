@@ -2,8 +2,6 @@
 
 import json
 import math
-import os
-import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from textwrap import fill
@@ -12,6 +10,7 @@ from typing import Any
 from rlgrad.auditing.bias import LEVEL
 from rlgrad.auditing.candidates import Kind
 from rlgrad.auditing.measures import WANTED, Space
+from rlgrad.files import replacing
 from rlgrad.text import aligned
 
 WIDTH = 110
@@ -114,19 +113,8 @@ class Audit:
         Raises:
             OSError: the file cannot be written; an older one is left as it was.
         """
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, part = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        try:
-            with open(descriptor, "w", encoding="utf-8") as file:
-                file.write(self.to_json())
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(part, 0o644)  # mkstemp's is private
-            os.replace(part, path)
-        except BaseException:
-            os.unlink(part)
-            raise
+        with replacing(path) as file:
+            file.write(self.to_json().encode())
 
     def __str__(self) -> str:
         table = aligned([_header(self.weights > 0), *(_cells(row, self.weights > 0) for row in self.rows)])

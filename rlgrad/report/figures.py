@@ -1,11 +1,11 @@
 """Figures from records, with matplotlib's objects: no window, no global figure, no torch."""
 
 import math
-import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rlgrad.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -207,15 +207,7 @@ def _covered(box: "Bbox", taken: Sequence["Bbox"], panel: "Axes") -> float:
 def _save(drawn: "Figure", path: Path) -> None:
     from matplotlib import rc_context
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     kind = path.suffix.lower().removeprefix(".")
-    descriptor, part = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    try:
-        # Without a date and with names from a constant, equal records give equal files.
-        with open(descriptor, "wb") as file, rc_context({"svg.hashsalt": "rlgrad"}):
-            drawn.savefig(file, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
-        os.chmod(part, 0o644)  # mkstemp's is private
-        os.replace(part, path)
-    except BaseException:
-        os.unlink(part)
-        raise
+    # Without a date and with names from a constant, equal records give equal files.
+    with replacing(path) as file, rc_context({"svg.hashsalt": "rlgrad"}):
+        drawn.savefig(file, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)

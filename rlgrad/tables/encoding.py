@@ -1,6 +1,5 @@
 """Tables into float32 arrays, by scikit-learn transformers that are saved and loaded without pickle."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,6 +7,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float32
 
+from rlgrad.files import replacing
 from rlgrad.tables.columns import check_finite, kind, numbers, texts
 from rlgrad.tables.names import check_columns, check_file
 
@@ -101,13 +101,8 @@ def save_preprocessor(transformer: "sklearn.compose.ColumnTransformer", path: st
     """
     import skops.io
 
-    path = Path(path)
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
+    with replacing(path) as file:
         file.write(skops.io.dumps(transformer))
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
 
 
 def load_preprocessor(path: str | Path) -> "sklearn.compose.ColumnTransformer":

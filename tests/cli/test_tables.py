@@ -1,4 +1,4 @@
-"""The command line: what it promises to a user who has a table, a terminal, and perhaps a mistake in either."""
+"""The command line on tables: what it promises to a user who has one, and perhaps a mistake in it."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from dataclasses import asdict, fields
 from importlib.metadata import entry_points
 from math import ceil, sqrt
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import Any, BinaryIO, NoReturn, get_args
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,7 @@ from scipy.stats import t as student_t
 from torch import Generator, Tensor
 
 from rlgrad import cli
-from rlgrad.cli import main
+from rlgrad.cli import arguments, main
 from rlgrad.metrics import CATALOGUE, CountMetric
 from rlgrad.model import NETWORKS
 from rlgrad.study.comparison import OVERLAP
@@ -31,7 +31,7 @@ from rlgrad.surrogates import bce
 from rlgrad.tables import load_problem, split
 
 ROWS = 120
-COMMANDS = {"train": cli.Train, "predict": cli.Predict, "compare": cli.Compare}
+COMMANDS = {"train": cli.Train, "predict": cli.Predict, "compare": cli.Compare, "audit": cli.Audit, "probe": cli.Probe}
 
 
 def made(seed: int = 0, **labels: Any) -> pd.DataFrame:
@@ -112,7 +112,7 @@ def finished(*arguments: object) -> tuple[int, str, str]:
 HELP = """
 import sys
 from rlgrad.cli import main
-for arguments in (["--help"], ["train", "--help"], ["predict", "--help"], ["compare", "--help"]):
+for arguments in (["--help"], *([command, "--help"] for command in ("train", "predict", "compare", "audit", "probe"))):
     try:
         main(arguments)
     except SystemExit as end:
@@ -145,11 +145,11 @@ def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
 def test_help_of_a_command_explains_each_option(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     said = helped([command], capsys)
     names = {each.name for each in fields(COMMANDS[command])} - {"budget"}
-    if command != "predict":
+    if "budget" in {each.name for each in fields(COMMANDS[command])}:
         names |= {each.name for each in fields(Budget)}
     if command == "predict":
         names -= {"model"}  # by position, as the table is
-    for name in names - {"table"}:
+    for name in names - {"table", "what"}:
         assert re.search(rf" --{name.replace('_', '-')}( [^ ]+( \.\.\.)?)? [A-Z]", said), name
 
 
@@ -161,10 +161,10 @@ def test_help_lists_the_metrics_and_methods_there_are(command: str, capsys: pyte
 
 
 def test_names_and_defaults_that_help_repeats_are_those_of_the_library() -> None:
-    assert cli.METRICS.split(", ") == list(CATALOGUE)
-    assert cli.METHODS.split(", ") == list(METHODS)
-    assert list(get_args(cli.Network)) == list(NETWORKS)
-    assert asdict(cli.Budget()) == asdict(Budget())
+    assert arguments.METRICS.split(", ") == list(CATALOGUE)
+    assert arguments.METHODS.split(", ") == list(METHODS)
+    assert list(get_args(arguments.Network)) == list(NETWORKS)
+    assert asdict(arguments.Budget()) == asdict(Budget())
 
 
 def test_the_installed_command_is_this_one() -> None:
@@ -775,14 +775,15 @@ def test_predictions_are_not_written_over_a_folder(model: Path, csv: Path, capsy
 def test_a_full_disk_costs_neither_the_old_predictions_nor_leaves_new_ones(
     model: Path, csv: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def full(table: pd.DataFrame, path: Path, **options: Any) -> None:
-        Path(path).write_text("probability,predi")
-        raise OSError(28, "No space left on device", str(path))
+    def full(table: pd.DataFrame, file: BinaryIO, **options: Any) -> None:
+        file.write(b"probability,predi")
+        raise OSError(28, "No space left on device")
 
     Path("old.csv").write_text("years of work")
     monkeypatch.setattr(pd.DataFrame, "to_csv", full)
     assert "No space left" in refused(["predict", str(model), str(csv), "--out=old.csv", "--overwrite"], capsys)
     assert Path("old.csv").read_text() == "years of work"
+    assert [path.name for path in Path().iterdir()] == ["old.csv"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,101 @@
+"""What commands have in common: names, the budget, a table as a problem; and the errors of a user."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+if TYPE_CHECKING:
+    from rlgrad.metrics import CountMetric
+    from rlgrad.study.comparison import Comparison
+    from rlgrad.tables import Problem
+
+# The names stand here once more so that --help need not import torch; a test holds them to the dictionaries.
+METRICS = (
+    "f1, f0.5, f2, precision, recall, specificity, accuracy, balanced_accuracy, iou, mcc, cohen_kappa, g_mean, "
+    "youden_j, fowlkes_mallows"
+)
+METHODS = (
+    "ce, ce-tuned, ce-weighted, focal, soft, score_function, counterfactual, exact, ce+soft, ce+score_function, "
+    "ce+counterfactual, ce+exact"
+)
+MetricName = Annotated[str, tyro.conf.arg(metavar="NAME", help=f"What counts in the end, one of {METRICS}.")]
+MethodName = Annotated[
+    str,
+    tyro.conf.arg(
+        metavar="NAME",
+        help=f"How to train, one of {METHODS}; ce is cross-entropy, and ce+exact starts from its solution.",
+    ),
+]
+MethodNames = Annotated[
+    tuple[str, ...], tyro.conf.arg(metavar="NAME ...", help=f"Which methods, of {METHODS}; all by default.")
+]
+Network = Literal["linear", "mlp"]
+
+
+class BadInput(ValueError):
+    """What the user can mend: told in one line, with exit status 2."""
+
+
+@dataclass
+class Budget:
+    """What training may spend, the same for every method."""
+
+    epochs: int = 100
+    """Passes over the training rows, at most; half of them on each stage where a method has two."""
+    lr: float = 0.01
+    """Learning rate of Adam."""
+    patience: int = 20
+    """End a stage after this many epochs without a better validation metric."""
+    batch_size: int = 256
+    """Rows a batch."""
+
+
+def metric_named(name: str) -> "CountMetric":
+    """A metric of the catalogue."""
+    from rlgrad.metrics import CATALOGUE
+
+    check_name(name, list(CATALOGUE), "a metric")
+    return CATALOGUE[name]
+
+
+def methods_named(names: tuple[str, ...]) -> list[str]:
+    """The methods named, each once; all for none."""
+    from rlgrad.study.methods import METHODS as methods
+
+    for name in names:
+        check_name(name, list(methods), "a method")
+    return list(dict.fromkeys(names)) or list(methods)
+
+
+def check_name(name: str, known: list[str], what: str) -> None:
+    """Refuse a name that is not known, with those that are close."""
+    if name not in known:
+        from difflib import get_close_matches
+
+        close = get_close_matches(name, known, n=3)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(known)}"
+        raise BadInput(f"needed {what} that exists, got {name!r}; {hint}")
+
+
+def problem_of(table: Path | None, target: str | None, positive: str | None, no_header: bool) -> "Problem":
+    """The table as a problem, or the digits for none."""
+    from rlgrad.tables import digits_table, load_problem, read_table
+
+    if table is None:
+        if target is not None or positive is not None or no_header:
+            raise BadInput("needed a table to take the target from, got none; name a file first")
+        return load_problem(digits_table(), "is_8", name="digits")
+    if target is None:
+        names = ", ".join(map(repr, read_table(table, header=not no_header).columns))
+        raise BadInput(f"needed a column to predict, got none; pass --target with one of {names}")
+    return load_problem(table, target, positive=positive, header=not no_header)
+
+
+def comparison_of(problem: "Problem", network: str, metric: "CountMetric", budget: Budget) -> "Comparison":
+    """What a comparison is of."""
+    from rlgrad.study.comparison import Comparison
+    from rlgrad.study.methods import Budget as StudyBudget
+
+    return Comparison(problem, network, metric, StudyBudget(**vars(budget)))

@@ -1,0 +1,171 @@
+"""``rlgrad audit`` and ``rlgrad probe``: what gradients there are, and how good they are."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from rlgrad.cli.arguments import BadInput, MetricName, Network, check_name, metric_named, problem_of
+from rlgrad.files import replacing
+
+if TYPE_CHECKING:
+    from rlgrad.auditing import Subject
+    from rlgrad.probing import Report
+
+_DRAWN = "audit.json", "audit.svg"
+
+
+@dataclass
+class Audit:
+    """Measure how right, how noisy and how dear each gradient is: of estimators and of surrogates, on one batch.
+
+    A network is trained for a few epochs on cross-entropy; then every candidate's gradient of the metric is compared
+    with the true one, in the logits and through the weights. Without a table it looks at scikit-learn's handwritten
+    digits, the 8 against the others.
+    """
+
+    table: tyro.conf.Positional[Path | None] = None
+    """CSV, TSV or Parquet file of numbers and text; values may be missing."""
+    target: str | None = None
+    """Column to predict, which holds two labels."""
+    metric: MetricName = "f1"
+    model: Network = "linear"
+    """A linear model, or a network with two hidden layers of 64 units."""
+    candidates: Annotated[
+        tuple[str, ...],
+        tyro.conf.arg(metavar="NAME ...", help="Which rows of the table, as it names them; all by default."),
+    ] = ()
+    items: int = 256
+    """Rows of the batch."""
+    epochs: int = 5
+    """Passes of cross-entropy before the look; 0 for fresh weights."""
+    estimates: int = 1000
+    """Estimates of each candidate, at most."""
+    seconds: float = 0.8
+    """Time for the estimates of each candidate."""
+    out: Path | None = None
+    """Folder for audit.json and the figure audit.svg."""
+    overwrite: bool = False
+    """Replace those that are in the folder."""
+    positive: str | None = None
+    """Label of the positive class; by default the last of the two in sort order."""
+    no_header: bool = False
+    """The file has no line of names: its columns are 0, 1, 2, ..."""
+    seed: int = 0
+    """Of the split, the weights, the batch and the draws."""
+
+    def run(self) -> int:
+        """Prepare a batch, measure, print the table, save it and the figure."""
+        metric = metric_named(self.metric)
+        self._check()
+        import torch
+
+        from rlgrad.auditing import audit, default_estimators, default_surrogates
+
+        estimators, surrogates = default_estimators(), default_surrogates(metric)
+        for name in self.candidates:
+            check_name(name, [*estimators, *surrogates], "a candidate")
+        chosen = self.candidates or (*estimators, *surrogates)
+        torch.set_num_threads(1)  # an estimate takes less time than threads take to meet
+        subject = self._subject()
+        result = audit(
+            subject.logits,
+            subject.target,
+            metric,
+            {name: estimators[name] for name in estimators if name in chosen},
+            {name: surrogates[name] for name in surrogates if name in chosen},
+            weights=subject.weights,
+            estimates=self.estimates,
+            seconds=self.seconds,
+            seed=self.seed,
+            problem=subject.name,
+            progress=True,
+        )
+        print(result)
+        if self.out is not None:
+            from rlgrad.report.figures import cosine_against_cost
+
+            self.out.mkdir(parents=True, exist_ok=True)
+            table, figure = (self.out / name for name in _DRAWN)
+            result.save(table)
+            cosine_against_cost(result.to_dict(), figure)
+            print(f"\nwritten: {table}, {figure}")
+        return 0
+
+    def _check(self) -> None:
+        if self.out is None:
+            return
+        if self.out.exists() and not self.out.is_dir():
+            raise BadInput(f"needed a folder to write in, got the file {self.out}; name another")
+        there = [self.out / name for name in _DRAWN if (self.out / name).exists()]
+        if there and not self.overwrite:
+            raise FileExistsError(f"needed a new file to write, got {there[0]}, which exists; pass --overwrite")
+
+    def _subject(self) -> "Subject":
+        from rlgrad.auditing import prepare
+
+        problem = problem_of(self.table, self.target, self.positive, self.no_header)
+        return prepare(problem, network=self.model, items=self.items, epochs=self.epochs, seed=self.seed)
+
+
+@dataclass
+class Probe:
+    """Find out whether back-propagation can train through a function or a network, and if not, what is in the way.
+
+    Without arguments it shows the table of the functions it knows.
+    """
+
+    what: Annotated[
+        tyro.conf.Positional[tuple[str, ...]],
+        tyro.conf.arg(metavar="NAME ...", help="Functions: package.module:name, or known ones such as relu or argmax."),
+    ] = ()
+    shape: Annotated[
+        tuple[str, ...],
+        tyro.conf.arg(
+            metavar="N,N,... ...", help="Shapes of the example inputs, each such as 8,3; one of (8,) if left."
+        ),
+    ] = ()
+    out: Path | None = None
+    """JSON file for the findings."""
+    overwrite: bool = False
+    """Replace the file if it exists."""
+    seed: int = 0
+    """Of the example inputs and of the points looked at."""
+
+    def run(self) -> int:
+        """Probe, print, and write the findings down."""
+        shapes = [_shape(text) for text in self.shape] or [(8,)]
+        if self.out is not None and self.out.exists() and not self.overwrite:
+            raise FileExistsError(f"needed a new file to write, got {self.out}, which exists; pass --overwrite")
+        from rlgrad.probing import BUILTINS, builtins_text, probe_builtins
+
+        if not self.what:
+            reports = probe_builtins(seed=self.seed)
+            print(builtins_text(reports))
+        else:
+            reports = {name: self._report(name, shapes, list(BUILTINS)) for name in self.what}
+            print("\n\n".join(str(report) for report in reports.values()))
+        if self.out is not None:
+            with replacing(self.out) as file:
+                file.write(json.dumps({name: one.to_dict() for name, one in reports.items()}, indent=2).encode())
+        return 0
+
+    def _report(self, name: str, shapes: list[tuple[int, ...]], known: list[str]) -> "Report":
+        from rlgrad.probing import BUILTINS, example, load, probe
+
+        if ":" not in name:
+            check_name(name, known, "a known function, or package.module:name,")
+            return replace(BUILTINS[name].probe(seed=self.seed), name=name)
+        try:
+            return probe(load(name), *example(shapes, seed=self.seed), seed=self.seed)
+        except (TypeError, ImportError, RuntimeError) as error:  # of the user's function, or of what it was given
+            raise BadInput(str(error)) from error
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(size) for size in text.split(",") if size.strip())
+    except ValueError:
+        raise BadInput(f"needed a shape such as 8,3, got --shape {text!r}; write sizes with commas between") from None
