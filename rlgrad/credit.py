@@ -121,7 +121,8 @@ class LearnedValue(nn.Module):
     (reward - value)^2 / 2 for its weights. Give those to the optimizer: ``MetricLoss.parameters()`` holds them.
 
     Args:
-        network: from logits ``*batch items [classes]``, detached, to values ``*batch``.
+        network: from logits ``*batch items [classes]``, detached, to values ``*batch``. Where the items are the rows of
+            a minibatch, whose last may be smaller, it must take any number of them.
 
     Raises:
         TypeError: ``network`` is not a module.
@@ -148,12 +149,9 @@ class LearnedValue(nn.Module):
         """Advantages against the network's value, with the graph of the network's weights."""
         if play is None:
             raise ValueError("needed a play to find the value of, got none; pass Play(policy, decision, score)")
-        value: Tensor = self.network(play.policy.logits.detach())
-        if value.shape != reward.shape[1:]:
-            raise ValueError(
-                f"needed values of shape {tuple(reward.shape[1:])}, one for each row, got {describe(value)}; "
-                "reduce the items axis alone"
-            )
+        logits = play.policy.logits.detach()
+        seen = logits.masked_fill(logits.isinf(), 0.0)  # masked classes
+        value = checked(self.network(seen), reward.shape[1:], what="values")
         return reward - value.to(reward.dtype)
 
 
@@ -183,7 +181,7 @@ def counterfactual(reward: Float[Tensor, "draws *batch"], play: Play | None) -> 
     """
     if play is None:
         raise ValueError("needed a play to ask what if, got none; pass Play(policy, decision, score)")
-    added = gain(play.policy, play.score, play.decision)
+    added = gain(play.policy, play.score, play.decision, reward=reward)
     probs = play.policy.probs.detach().to(added)
     if isinstance(play.policy, Bernoulli):
         return (play.decision.to(added) - probs) * added
@@ -191,13 +189,23 @@ def counterfactual(reward: Float[Tensor, "draws *batch"], play: Play | None) -> 
 
 
 def gain(
-    policy: Policy, score: Score, decision: Shaped[Tensor, "draws *batch items"]
+    policy: Policy,
+    score: Score,
+    decision: Shaped[Tensor, "draws *batch items"],
+    *,
+    reward: Float[Tensor, "draws *batch"] | None = None,
 ) -> Float[Tensor, "draws *logits"]:
     """What each single decision is worth, with all others as they are.
 
     A scorer of a CountMetric knows: flipping one decision moves the counts by one, O(1) a decision. So does a score
     with a method ``gain(decision)`` that returns this. Any other is asked: it scores items x (classes - 1) further
     decisions for each draw.
+
+    Args:
+        policy: whose decisions they are.
+        score: of the decisions.
+        decision: what was drawn.
+        reward: of the decisions, where it is known.
 
     Returns:
         Under a Bernoulli policy, ``draws *batch items``: the reward with a 1 there less that with a 0. Under a
@@ -213,11 +221,16 @@ def gain(
     if own := getattr(score, "gain", None):
         return checked(own(decision), shape, what="gains").detach()
     with torch.no_grad():
-        now = rewards_of(score, decision)
+        now = (rewards_of(score, decision) if reward is None else reward.detach())[..., None]
         if isinstance(policy, Bernoulli):
-            return (_if_changed(score, decision, ~decision) - now[..., None]) * torch.where(decision, -1, 1)
-        added = [_if_changed(score, decision, torch.full_like(decision, c)) for c in range(shape[-1])]
-        return torch.stack(added, -1) - now[..., None, None]
+            return (_if_changed(score, decision, ~decision) - now) * torch.where(decision, -1, 1)
+        added = torch.zeros(shape, dtype=now.dtype, device=now.device)
+        for step in range(1, shape[-1]):
+            other = (decision + step) % shape[-1]
+            possible = policy.log_prob(other) > -torch.inf
+            change = _if_changed(score, decision, torch.where(possible, other, decision)) - now
+            added.scatter_(-1, other[..., None], change.to(added)[..., None])
+        return added
 
 
 def _if_changed(score: Score, decision: Tensor, other: Tensor) -> Float[Tensor, "draws *batch items"]:
@@ -248,24 +261,25 @@ def rewards_of(score: Score, decision: Shaped[Tensor, "draws *batch items"]) -> 
     return checked(score(decision), decision.shape[:-1], what="rewards")
 
 
-def checked(reward: object, shape: tuple[int, ...], *, what: str) -> Float[Tensor, "draws *batch"]:
+def checked(reward: object, shape: tuple[int, ...], *, what: str) -> Float[Tensor, "*shape"]:
     """A scorer's answer, where it is a finite tensor of this shape.
 
     Raises:
         TypeError: it is no tensor.
-        ValueError: it has another shape, or an entry is not finite; draw and row are named.
+        ValueError: it has another shape, or an entry is not finite; where is named.
     """
     if not isinstance(reward, Tensor):
         raise TypeError(f"needed a tensor of {what}, got {reward!r}; wrap a plain function in OpaqueMetric")
+    axes = {"values": "*batch", "gains": "draws *batch items [classes]"}.get(what, "draws *batch")
     if reward.shape != shape:
-        axes = "draws *batch" if what == "rewards" else "draws *batch items [classes]"
         raise ValueError(
             f"needed {what} of shape {tuple(shape)} ({axes}), got {describe(reward)}; reduce the items axis alone"
         )
     if values_visible() and (bad := ~torch.isfinite(reward)).any():
-        draw, *row = first_index(bad)
+        first, *rest = first_index(bad) or (0,)
+        where = f"row {(first, *rest)}" if what == "values" else f"draw {first}, row {tuple(rest)}"
         raise ValueError(
-            f"needed finite {what}, got {reward[bad][0].item()} for draw {draw}, row {tuple(row)}; "
+            f"needed finite {what}, got {reward[bad][0].item()} for {where}; "
             "return the worst value of the metric instead"
         )
     return reward if reward.is_floating_point() else reward.to(torch.get_default_dtype())

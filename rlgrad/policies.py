@@ -83,6 +83,11 @@ class Bernoulli:
         """Decisions as the numbers 0 and 1, in the logits' dtype."""
         return decision.to(self.logits.dtype)
 
+    def surprise(self, decision: Bool[Tensor, "draws *batch items"]) -> Float[Tensor, "draws *batch items"]:
+        """Decision less probability, which is d log P(decision) / d logits; detached, and exact for sure ones."""
+        logits = self.logits.detach()
+        return torch.where(decision, torch.sigmoid(-logits), -torch.sigmoid(logits))
+
     def log_prob(self, decision: Bool[Tensor, "... items"]) -> Float[Tensor, "... items"]:
         """Log P(decision), for each decision, with or without a draws axis.
 
@@ -178,6 +183,12 @@ class Categorical:
     def encode(self, decision: Int[Tensor, "draws *batch items"]) -> Float[Tensor, "draws *batch items classes"]:
         """Decisions one-hot, in the logits' dtype."""
         return F.one_hot(decision, self.logits.shape[-1]).to(self.logits.dtype)
+
+    def surprise(self, decision: Int[Tensor, "draws *batch items"]) -> Float[Tensor, "draws *batch items classes"]:
+        """One-hot decision less probabilities, which is d log P(decision) / d logits, detached."""
+        probs = self.probs.detach().expand(*decision.shape, -1)
+        others = probs.scatter(-1, decision[..., None], 0.0)
+        return (-others).scatter(-1, decision[..., None], others.sum(-1, keepdim=True))
 
     def log_prob(self, decision: Int[Tensor, "... items"]) -> Float[Tensor, "... items"]:
         """Log P(decision), for each decision, with or without a draws axis.

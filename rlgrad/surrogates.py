@@ -164,9 +164,9 @@ class lovasz:
 
         loss(none) + sum over k of e_(k) (loss(first k wrong) - loss(first k - 1 wrong)),   e_(1) >= e_(2) >= ...
 
-    The counts after k errors are cumulative sums, as for the best threshold: O(N log N). Where the loss is submodular,
-    as for iou, it is convex in the logits and an upper bound; for other formulas it is the same extension without
-    that promise. Averaged over rows.
+    The counts after k errors are cumulative sums, as for the best threshold: O(N log N). Where the loss is increasing
+    and submodular, as for iou, it is convex in the logits and an upper bound; for other formulas it is the same
+    extension without that promise. Averaged over rows.
 
     Args:
         metric: any CountMetric.

@@ -52,7 +52,7 @@ row; n is `draws`, N the number of decisions in the row, K that of classes.
 | `rlgrad.estimators` | paper | policy | score | rewards | bias |
 | :-- | :-- | :-- | :-- | :-- | :-- |
 | `score_function` | REINFORCE: Williams 1992; Kool 2019 | any | any | n | none |
-| `importance_weighted` | PPO: Schulman 2017 | any | any | n, once for several steps | none; with a clip, some |
+| `importance_weighted` | PPO: Schulman 2017 | any | any | n, for several steps | none, until they are learned from |
 | `counterfactual` | local expectation: Titsias 2015 | any | any | n for a CountMetric, else n(1 + N(K - 1)) | none |
 | `exact` | this project; Jansche 2005 | Bernoulli | CountMetric | none | none |
 | `enumeration` | by definition | any, K^N <= 65536 | any | K^N | none |

@@ -326,7 +326,7 @@ def test_a_good_value_takes_variance_away() -> None:
 @pytest.mark.parametrize("network", [nn.Identity(), nn.Linear(4, 1), nn.Flatten(0)])
 def test_one_value_for_each_row(network: nn.Module) -> None:
     policy = Bernoulli(torch.zeros(2, 4))
-    with pytest.raises(ValueError, match=r"^needed values of shape \(2,\), one for each row, got .*; reduce the items"):
+    with pytest.raises(ValueError, match=r"^needed values of shape \(2,\) \(\*batch\), got .*; reduce the items"):
         score_function(draws=2, credit=LearnedValue(network))(policy, Scorer(f1, torch.ones(2, 4)))
 
 

@@ -506,3 +506,11 @@ def test_divergence_is_between_policies_of_one_kind_and_shape() -> None:
         kl_divergence(Bernoulli(torch.zeros(3)), Categorical(torch.zeros(3, 2)))
     with pytest.raises(ValueError, match="nothing is broadcast"):
         kl_divergence(Bernoulli(torch.zeros(4, 1)), Bernoulli(torch.zeros(4)))
+
+
+@pytest.mark.parametrize("logits", [torch.tensor([14.0, -14.0, 0.5]), torch.tensor([[14.0, 0.0], [-14.0, 0.0]])])
+def test_the_surprise_of_what_is_nearly_sure_is_precise(logits: Tensor) -> None:
+    kind = Bernoulli if logits.ndim == 1 else Categorical
+    for decision in (kind(logits).mode[None], kind(-logits).mode[None]):
+        precise = kind(logits.double()).surprise(decision)
+        torch.testing.assert_close(kind(logits).surprise(decision).double(), precise, rtol=1e-5, atol=0)

@@ -20,8 +20,8 @@ class straight_through:
 
         dE/dz ~ E[ r'(b) ] dp/dz
 
-    Biased: it takes the reward's slope at a decision for the difference between two of them. Exact only where the
-    reward is linear in each decision alone and r' does not depend on that decision.
+    Biased: it takes the reward's slope at a decision for the difference between two of them. Exact where the reward is
+    linear in each decision alone, and here and there by symmetry, as for a quadratic at p = 1/2.
 
     Args:
         draws: rewards asked for.
@@ -32,8 +32,8 @@ class straight_through:
         ValueError: fewer draws than 1, an unknown way through.
 
     Source: Bengio, Leonard, Courville, Estimating or propagating gradients through stochastic neurons for conditional
-        computation (2013); its bias: Yin, Lyu, Zhang, Osher, Qi, Xin, Understanding straight-through estimator in
-        training activation quantized neural nets (2019).
+        computation (2013). For hard steps without noise: Yin, Lyu, Zhang, Osher, Qi, Xin, Understanding
+        straight-through estimator in training activation quantized neural nets (2019).
 
     Example:
         >>> from rlgrad import Bernoulli

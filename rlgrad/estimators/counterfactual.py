@@ -57,6 +57,7 @@ class counterfactual:
         added = reward = torch.zeros(())
         for part in slices(self.draws, probs.numel()):
             decision = policy.sample(part.stop - part.start, generator=generator)
-            added = added + gain(policy, score, decision).sum(0) / self.draws
-            reward = reward + rewards_of(score, decision).sum(0) / self.draws
+            rewards = rewards_of(score, decision)
+            reward = reward + rewards.sum(0) / self.draws
+            added = added + gain(policy, score, decision, reward=rewards).sum(0) / self.draws
         return with_gradient(reward, (added.to(probs.dtype) * probs).sum(policy.axes))

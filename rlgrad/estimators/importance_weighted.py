@@ -21,16 +21,18 @@ class importance_weighted:
         grad E[r(b)] = E_old[ w(b) A(b) grad log P(b) ],   w(b) = P(b) / P_old(b)
 
     Made by ``importance_weighted.draw``, which asks for the rewards once; called with the policy of each later step.
-    Unbiased without a clip, and the same as ``score_function`` at the policy that drew. With a clip, a draw whose
-    weight has left [1 - clip, 1 + clip] in the direction that its advantage asks for is left out (proximal policy
-    optimization): biased, but a few steps cannot go far astray. The rewards are remembered as numbers, so weights in a
+    Without a clip it is unbiased at any policy chosen without these draws, and the same as ``score_function`` at the
+    policy that drew; a policy that has learned from the draws makes it biased, as it does every reuse. With a clip, a
+    draw whose weight has left [1 - clip, 1 + clip] in the direction that its advantage asks for is left out (proximal
+    policy optimization), so that a few steps cannot go far astray. The rewards are remembered as numbers: weights in a
     score's graph do not learn here.
 
     Args:
         play: decisions, who drew them, and how they are scored.
         reward: of each draw and row, ``draws *batch``.
+        advantage: that of each draw, ``draws *batch``, or of each decision, ``draws *batch items``.
         clip: None for none.
-        credit: from rewards to advantages.
+        critic: a credit that learns, and goes on doing so; None for all others.
         per_decision: weigh and clip each decision by its own ratio, as is usual where a row holds many: the product of
             many ratios is soon 0 or infinite. Biased as soon as the policy has moved.
 
@@ -58,12 +60,12 @@ class importance_weighted:
 
     play: Play
     reward: Float[Tensor, "draws *batch"]
+    advantage: Float[Tensor, "draws *rest"]
     clip: float | None = None
-    credit: Credit = leave_one_out
     per_decision: bool = False
+    critic: Credit | None = None
 
     def __post_init__(self) -> None:
-        check_draws(len(self.reward), least=2 if self.credit is leave_one_out else 1)
         if self.clip is not None and not 0 < self.clip < inf:
             raise ValueError(f"needed a clip above 0 or None, got {self.clip}; 0.2 is usual")
 
@@ -79,13 +81,20 @@ class importance_weighted:
         per_decision: bool = False,
         generator: torch.Generator | None = None,
     ) -> "importance_weighted":
-        """Draw from a policy, ask for the rewards, and remember both."""
+        """Draw from a policy, ask for the rewards, and remember both, and the advantages that ``credit`` finds."""
         check_draws(draws, least=2 if credit is leave_one_out else 1)
-        kind = Bernoulli if isinstance(policy, Bernoulli) else Categorical
-        behaviour = kind(policy.logits.detach().clone())  # an optimizer changes weights, and maybe logits, in place
+        behaviour = (Bernoulli if isinstance(policy, Bernoulli) else Categorical)(
+            policy.logits.detach().clone()
+        )  # an optimizer changes weights, and maybe logits, in place
         decision = policy.sample(draws, generator=generator)
         play = Play(behaviour, decision, score)
-        return cls(play, rewards_of(score, decision).detach(), clip, credit, per_decision)
+        reward = rewards_of(score, decision).detach()
+        advantage = credit(reward, play)
+        critic = credit if advantage.requires_grad else None
+        return cls(play, reward, advantage.detach(), clip, per_decision, critic)
+
+    def __repr__(self) -> str:
+        return f"importance_weighted({len(self.reward)} draws, clip={self.clip}, per_decision={self.per_decision})"
 
     def __call__(
         self, policy: Policy, score: Score, *, generator: torch.Generator | None = None
@@ -95,17 +104,17 @@ class importance_weighted:
         log_p = policy.log_prob(self.play.decision)
         log_ratio = (log_p - self.play.policy.log_prob(self.play.decision)).detach()
         joint = _weight(log_ratio.sum(-1))
-        advantage = self.credit(self.reward, self.play).to(log_p.dtype)
+        advantage = self.advantage.to(log_p.dtype)
         # Each decision's factor: as large as the weight, and with the derivative weight x d log P.
         weight = _weight(log_ratio) if self.per_decision else joint[..., None]
         ratio = weight * (1 + log_p - log_p.detach())
-        worth = advantage.detach() if advantage.shape == log_p.shape else advantage.detach()[..., None]
+        worth = advantage if advantage.shape == log_p.shape else advantage[..., None]
         surrogate = ratio * worth
         if self.clip is not None:
             surrogate = torch.minimum(surrogate, ratio.clamp(1 - self.clip, 1 + self.clip) * worth)
         surrogate = surrogate.sum(-1).mean(0)
-        if advantage.requires_grad:  # a baseline that learns, by least squares
-            surrogate = surrogate - (advantage.square() / 2).mean(0)
+        if self.critic is not None:  # a baseline that learns, by least squares
+            surrogate = surrogate - (self.critic(self.reward, self.play).square() / 2).mean(0)
         return with_gradient((joint * self.reward).mean(0), surrogate)
 
     def _check(self, policy: Policy, score: Score) -> None:

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from rlgrad.estimators.surrogate import per_logit
 from rlgrad.metrics.counts import count_dtype
 from rlgrad.policies import Bernoulli, Policy, slices
 
@@ -55,5 +56,5 @@ def by_score(
     policy: Policy, decision: Shaped[Tensor, "draws *batch items"], weight: Float[Tensor, "draws *batch"]
 ) -> Float[Tensor, "*logits"]:
     """The gradient in the logits: sum over draws of weight x (decision - probability), the derivative of log P."""
-    surprise = policy.encode(decision) - policy.probs.detach()
-    return (weight.reshape(*weight.shape, *[1] * len(policy.axes)).to(surprise.dtype) * surprise).sum(0)
+    surprise = policy.surprise(decision)
+    return (per_logit(weight, policy).to(surprise.dtype) * surprise).sum(0)

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rlgrad.credit import rewards_of
-from rlgrad.estimators.surrogate import check_draws, with_logit_gradient
+from rlgrad.estimators.surrogate import check_draws, per_logit, with_logit_gradient
 from rlgrad.metrics import Score
 from rlgrad.policies import Bernoulli, Categorical, Policy
 
@@ -20,7 +20,8 @@ class spsa:
 
         dE/dz ~ E[ (r(b+) - r(b-)) / (2 radius) * sign ],   b+-  drawn at  z +- radius * sign
 
-    b+ and b- are drawn with the same noise. The bias falls as radius^2, the variance rises as its inverse.
+    b+ and b- are drawn with the same noise. The bias falls as radius^2; the variance rises
+    as 1 / radius, and no faster thanks to the common noise.
 
     Args:
         draws: rewards asked for, two for each perturbation.
@@ -113,7 +114,7 @@ def _there_and_back(
     decision = torch.cat([one.decide(uniform[None])[0] for one in moved])
     there, back = rewards_of(score, decision).unflatten(0, (2, half))
     slope = ((there - back) / (2 * size)).to(logits.dtype)
-    gradient = (slope.reshape(*slope.shape, *[1] * len(policy.axes)) * direction).mean(0)
+    gradient = (per_logit(slope, policy) * direction).mean(0)
     return with_logit_gradient((there + back).mean(0) / 2, policy, gradient)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rlgrad.credit import checked, rewards_of
 from rlgrad.estimators.perturbed import perturbed_logits, soft_decision
-from rlgrad.estimators.surrogate import check_draws, is_differentiable, relaxed_rewards, with_logit_gradient
+from rlgrad.estimators.surrogate import check_draws, is_differentiable, per_logit, relaxed_rewards, with_logit_gradient
 from rlgrad.metrics import Score
 from rlgrad.policies import Bernoulli, Policy
 
@@ -54,9 +54,9 @@ class muprop:
         decision = policy.sample(self.draws, generator=generator)
         reward = rewards_of(score, decision)
         guess, slope = _slope(lambda m: relaxed_rewards(score, policy, m, who="muprop"), mean)
-        surprise = policy.encode(decision) - mean
+        surprise = policy.surprise(decision)
         left = reward.detach() - guess - (slope * surprise).sum(policy.axes)
-        gradient = (_expanded(left, policy).to(mean.dtype) * surprise).mean(0) + _through_probs(slope[0], policy)
+        gradient = (per_logit(left, policy).to(mean.dtype) * surprise).mean(0) + _through_probs(slope[0], policy)
         return with_logit_gradient(reward.mean(0), policy, gradient)
 
 
@@ -133,7 +133,8 @@ class RELAX(nn.Module):
 
     Args:
         network: from relaxed decisions ``draws *batch items``, or ``draws *batch items * classes``, numbers between 0
-            and 1, to guesses of the reward, ``draws *batch``.
+            and 1, to guesses of the reward, ``draws *batch``. Where the items are the rows of a minibatch, whose last
+            may be smaller, it must take any number of them.
         draws: rewards asked for, and as many guesses.
         temperature: of the relaxation, above 0, to begin with.
         strength: of the score's own relaxation, to begin with, where there is one.
@@ -206,10 +207,10 @@ def _estimate(
     reward = rewards_of(score, decision)
     weights = [weight for weight in learner.parameters() if weight.requires_grad] if torch.is_grad_enabled() else []
     guess, slope = _slope(control, perturbed, keep_graph=bool(weights))
-    surprise = policy.encode(decision) - policy.probs.detach()
+    surprise = policy.surprise(decision)
     left = (reward.detach() - guess).to(surprise.dtype)
     difference = _through_log_probs(slope * _coupling(perturbed.detach(), decision, policy), policy)
-    gradient = (_expanded(left, policy) * surprise + difference).mean(0)
+    gradient = (per_logit(left, policy) * surprise + difference).mean(0)
     value = with_logit_gradient(reward.mean(0), policy, gradient)
     return value - _learning(gradient, weights).to(value.dtype) / max(1, value.numel())
 
@@ -251,11 +252,6 @@ def _slope(function: Callable[[Tensor], Tensor], at: Tensor, *, keep_graph: bool
         if values.requires_grad:
             (slope,) = torch.autograd.grad(values.sum(), leaf, create_graph=keep_graph, allow_unused=True)
     return (values if keep_graph else values.detach()), torch.zeros_like(leaf) if slope is None else slope
-
-
-def _expanded(reward: Tensor, policy: Policy) -> Tensor:
-    """One for each row, shaped to stand before its items."""
-    return reward.reshape(*reward.shape, *[1] * len(policy.axes))
 
 
 def _through_probs(slope: Tensor, policy: Policy) -> Tensor:

@@ -54,6 +54,11 @@ def with_logit_gradient(
     return with_gradient(value, (gradient.detach().to(logits.dtype) * logits).sum(policy.axes))
 
 
+def per_logit(reward: Float[Tensor, "draws *batch"], policy: Policy) -> Float[Tensor, "draws *expanded"]:
+    """One number for each draw and row, shaped to multiply what each logit of the row has."""
+    return reward.reshape(*reward.shape, *[1] * len(policy.axes))
+
+
 def is_differentiable(score: Score) -> TypeGuard[Differentiable]:
     """Whether the score is defined between the decisions too: Downstream, and a Scorer of a CountMetric."""
     black_box = isinstance(score, Scorer) and isinstance(score.metric, OpaqueMetric)

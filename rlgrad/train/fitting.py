@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rlgrad.checks import describe
 from rlgrad.metrics import CountMetric, Metric, as_metric
+from rlgrad.objective import MetricLoss
 from rlgrad.policies import Bernoulli, kl_divergence
 from rlgrad.surrogates import best_threshold
 from rlgrad.train.batches import Batches, Data
@@ -185,8 +186,11 @@ class _Step:
     def __init__(self, run: _Run, stage: Stage) -> None:
         self.run, self.stage, self.fabric = run, stage, run.fabric
         parameters = list(run.model.parameters())
-        if isinstance(stage.criterion, nn.Module):  # one with a baseline that learns has parameters of its own
-            parameters += stage.criterion.to(run.fabric.device).parameters()
+        if isinstance(stage.criterion, nn.Module):
+            stage.criterion.to(run.fabric.device)
+        if isinstance(stage.criterion, MetricLoss):  # baselines and control variates learn with the policy
+            known = set(map(id, parameters))
+            parameters += [each for each in stage.criterion.parameters() if id(each) not in known]
         optimizer = stage.optimizer(parameters, lr=stage.lr)
         self.reference = None
         if stage.kl:

@@ -56,7 +56,11 @@ def test_gain_is_what_every_alternative_would_have_brought(
     decision = drawn(policy)
     found = credit.gain(policy, score, decision)
     assert found.shape == (5, *policy.logits.shape)
-    torch.testing.assert_close(found, by_hand(policy, score, decision), rtol=0, atol=1e-12)
+    # What cannot be is not asked for.
+    asked = by_hand(policy, score, decision)
+    if isinstance(policy, Categorical):
+        asked = asked.masked_fill(policy.logits == -torch.inf, 0.0)
+    torch.testing.assert_close(found, asked, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("metric", CATALOGUE)
@@ -198,3 +202,17 @@ def test_a_reward_of_a_change_is_checked_too() -> None:
     decision = torch.tensor([[True, False]])
     with pytest.raises(ValueError, match=r"^needed finite rewards, got nan for draw 1, row "):
         credit.gain(Bernoulli(torch.zeros(2)), score, decision)
+
+
+@pytest.mark.parametrize(("classes", "rewards"), [(None, 1 + 4), (3, 1 + 4 * 2)])
+def test_it_asks_for_one_reward_and_for_each_alternative(classes: int | None, rewards: int) -> None:
+    asked = 0
+
+    def score(decision: Tensor) -> Tensor:
+        nonlocal asked
+        asked += len(decision)
+        return decision.double().sum(-1)
+
+    policy = Bernoulli(torch.zeros(4)) if classes is None else Categorical(torch.zeros(4, classes))
+    counterfactual(draws=1)(policy, score)
+    assert asked == rewards

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from rlgrad import Categorical, MetricLoss, Stage, evaluate, fit
-from rlgrad.credit import MovingAverage
+from rlgrad.credit import LearnedValue, MovingAverage
 from rlgrad.estimators import score_function
 from rlgrad.metrics import OpaqueMetric, f1
 from rlgrad.surrogates import bce, best_threshold
@@ -819,3 +819,38 @@ def test_the_best_of_a_history_is_its_first_highest() -> None:
         for k, value in enumerate([0.1, 0.9, 0.5, 0.9], start=1)
     ]
     assert History(epochs).best is epochs[1]
+
+
+class Distilled(nn.Module):
+    """A criterion that holds another network, which is not to be trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.teacher = nn.Linear(1, 1)
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        return (self.teacher(logits[:, None]) - target[:, None]).square().mean()
+
+
+class Level(nn.Module):
+    """The same value for every row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.level = nn.Parameter(torch.zeros(()))
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return self.level.expand(logits.shape[:-1])
+
+
+def test_networks_that_a_criterion_holds_are_not_trained_but_baselines_are() -> None:
+    x, y = torch.randn(40, 3), torch.arange(40) % 2
+    distilled = Distilled()
+    learned = MetricLoss(f1, score_function(draws=2, credit=LearnedValue(Level())))
+    criteria = {"teacher": distilled, "value": learned}
+    before = {name: [p.detach().clone() for p in each.parameters()] for name, each in criteria.items()}
+    for criterion in criteria.values():
+        model = nn.Sequential(nn.Linear(3, 1), nn.Flatten(0))
+        fit(model, Stage(criterion, epochs=2), (x, y), (x, y), f1, batch_size=20)
+    moved = {name: not all(map(torch.equal, before[name], each.parameters())) for name, each in criteria.items()}
+    assert moved == {"teacher": False, "value": True}
