@@ -23,6 +23,7 @@ _HOMES = {
     "Bernoulli": "policies",
     "Categorical": "policies",
     "CountMetric": "metrics",
+    "Downstream": "metrics",
     "MetricLoss": "objective",
     "Stage": "train",
     "audit": "auditing",
@@ -44,6 +45,7 @@ if TYPE_CHECKING:  # the same names, for readers and type checkers
     from . import train as train
     from .auditing import audit as audit
     from .metrics import CountMetric as CountMetric
+    from .metrics import Downstream as Downstream
     from .objective import MetricLoss as MetricLoss
     from .policies import Bernoulli as Bernoulli
     from .policies import Categorical as Categorical

@@ -1,6 +1,8 @@
 """Files that are written whole or not at all."""
 
 import os
+import secrets
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,15 +28,44 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
         ['notes.txt']
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, part = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    check_writable(path)
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        with open(descriptor, "wb") as file:
+        with part.open("xb") as file:
             yield file
             file.flush()
-            os.fsync(descriptor)
-        os.chmod(part, 0o644)  # mkstemp's is private
-        os.replace(part, path)
+            os.fsync(file.fileno())
+        if path.exists():
+            shutil.copymode(path, part)
+        part.replace(path)
     except BaseException:
-        os.unlink(part)
+        part.unlink(missing_ok=True)
         raise
+    _to_disk(path.parent)
+
+
+def check_writable(path: str | Path) -> None:
+    """Make the folder of a file that is to be written, and try to write there, before any work is done for it.
+
+    Raises:
+        OSError: the folder cannot be made or written to, or the path is a folder itself.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"needed a file to write, got the folder {path}; name a file in it")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise OSError(f"needed a folder to write {path.name} in, got {path.parent}: {error.strerror}") from error
+
+
+def _to_disk(folder: Path) -> None:
+    """Bring a folder's names to disk, where the system knows how."""
+    if hasattr(os, "O_DIRECTORY"):
+        descriptor = os.open(folder, os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

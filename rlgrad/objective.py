@@ -1,6 +1,7 @@
 """The module that stands where a criterion stood."""
 
 from collections.abc import Callable
+from difflib import get_close_matches
 from typing import Literal
 
 import torch
@@ -135,7 +136,12 @@ def _estimator(choice: str | Estimator, metric: Metric, policy: type) -> Estimat
         choice = "exact" if isinstance(metric, CountMetric) and policy is Bernoulli else "score_function"
     if isinstance(choice, str):
         if choice not in ESTIMATORS:
-            raise ValueError(f"needed an estimator of auto, {', '.join(ESTIMATORS)}, got {choice!r}")
+            close = get_close_matches(choice.lower(), ESTIMATORS, n=2)
+            hint = f"did you mean {' or '.join(close)}? " if close else ""
+            raise ValueError(
+                f"needed an estimator of auto, {', '.join(ESTIMATORS)}, got {choice!r}; {hint}"
+                "one that needs more, such as RELAX(network), is passed as an object"
+            )
         choice = ESTIMATORS[choice]()
     if not callable(choice) or isinstance(choice, type):
         raise TypeError(f"needed an estimator such as counterfactual(draws=4), got {choice!r}; call it, or name it")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from rlgrad.cli.arguments import BadInput, MetricName, Network, check_name, metric_named, problem_of
-from rlgrad.files import replacing
+from rlgrad.files import check_writable, replacing
 
 if TYPE_CHECKING:
     from rlgrad.auditing import Subject
@@ -87,7 +87,6 @@ class Audit:
         if self.out is not None:
             from rlgrad.report.figures import cosine_against_cost
 
-            self.out.mkdir(parents=True, exist_ok=True)
             table, figure = (self.out / name for name in _DRAWN)
             result.save(table)
             cosine_against_cost(result.to_dict(), figure)
@@ -99,6 +98,8 @@ class Audit:
             return
         if self.out.exists() and not self.out.is_dir():
             raise BadInput(f"needed a folder to write in, got the file {self.out}; name another")
+        for name in _DRAWN:
+            check_writable(self.out / name)
         there = [self.out / name for name in _DRAWN if (self.out / name).exists()]
         if there and not self.overwrite:
             raise FileExistsError(f"needed a new file to write, got {there[0]}, which exists; pass --overwrite")
@@ -137,8 +138,14 @@ class Probe:
     def run(self) -> int:
         """Probe, print, and write the findings down."""
         shapes = [_shape(text) for text in self.shape] or [(8,)]
-        if self.out is not None and self.out.exists() and not self.overwrite:
-            raise FileExistsError(f"needed a new file to write, got {self.out}, which exists; pass --overwrite")
+        if self.shape and not any(":" in name for name in self.what):
+            raise BadInput(
+                "needed a package.module:name to give inputs to, got --shape alone; known functions have theirs"
+            )
+        if self.out is not None:
+            check_writable(self.out)
+            if self.out.exists() and not self.overwrite:
+                raise FileExistsError(f"needed a new file to write, got {self.out}, which exists; pass --overwrite")
         from rlgrad.probing import BUILTINS, builtins_text, probe_builtins
 
         if not self.what:

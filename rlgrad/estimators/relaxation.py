@@ -277,5 +277,5 @@ def _parameter(number: float, *, what: str) -> nn.Parameter:
 
 def _log_temperature(temperature: float) -> nn.Parameter:
     if not 1e-6 <= temperature < inf:
-        raise ValueError(f"needed a temperature above 0, got {temperature}; 0.5 is usual")
+        raise ValueError(f"needed a temperature above 0 (at least 1e-6), got {temperature}; 0.5 is usual")
     return _parameter(log(temperature), what="temperature")

@@ -33,7 +33,7 @@ def check_draws(draws: int, *, least: int, pairs: bool = False) -> None:
 
 def check_whole(number: int, *, what: str) -> None:
     """A number of something is an integer, and not a truth value."""
-    if isinstance(number, bool) or not isinstance(number, int):
+    if isinstance(number, bool) or not hasattr(number, "__index__"):
         raise TypeError(f"needed a whole number of {what}, got {number!r}")
 
 

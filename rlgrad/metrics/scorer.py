@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from rlgrad.checks import describe
+from rlgrad.checks import describe, values_visible
 from rlgrad.metrics.counts import CountMetric, expected_counts
 from rlgrad.metrics.opaque import OpaqueMetric
 
@@ -68,7 +68,7 @@ class Downstream:
         function: from ``draws *batch items [classes]`` to rewards ``draws *batch``, larger is better: a loss with its
             sign changed.
         classes: how many there are to choose from; None for yes or no.
-        dtype: of the numbers; torch's default dtype by default.
+        dtype: of the numbers; torch's default dtype by default. It must be that of the function's weights.
 
     Example:
         >>> decoder = torch.nn.Linear(3, 1)
@@ -91,6 +91,10 @@ class Downstream:
             raise ValueError(
                 f"needed {'yes/no' if self.classes is None else 'integer'} decisions for Downstream(..., "
                 f"classes={self.classes}), got {describe(decision)}; name the policy's classes, or None for Bernoulli"
+            )
+        if self.classes is not None and values_visible() and decision.numel() and decision.max() >= self.classes:
+            raise ValueError(
+                f"needed classes below {self.classes}, got {int(decision.max())}; name the policy's number of classes"
             )
         coded = decision if self.classes is None else F.one_hot(decision.long(), self.classes)
         return self.function(coded.to(self.dtype or torch.get_default_dtype()))
