@@ -46,7 +46,9 @@ report.dead_layers  # modules whose weights get no gradient
 ```
 
 A module's parameters are leaves as its inputs are; so are those of modules that a function closes over, as in
-`probe(lambda x, y: criterion(model(x), y), x, y)`. Nothing is changed: neither weights nor buffers nor random state.
+`probe(lambda x, y: criterion(model(x), y), x, y)`, and of those that run in it at the example, wherever it has them
+from: `probe(trainer.loss, x)`. Nothing is changed: neither weights nor buffers nor random state. Where the parameters
+of a module that runs are no leaves, as those of one that the function makes anew each time, a note says so.
 """
 
 

@@ -4,8 +4,10 @@ _DISCRETE = {"argmax", "argmin", "multinomial", "topk", "sort", "argsort", "max"
 _SAMPLING = {"bernoulli", "bernoulli_", "multinomial", "poisson", "binomial", "sample"}
 
 _CHOICE = (
-    "The choice of an index has no slope: make it the decision of an rlgrad.Categorical policy, which "
-    "rlgrad.MetricLoss(metric, policy=rlgrad.Categorical) trains."
+    "The choice of an index has no slope. At the output, train on the score of the choice: "
+    "rlgrad.MetricLoss(metric, policy=rlgrad.Categorical). Inside a network, as in a router, make it a decision of "
+    "rlgrad.Categorical, with an estimator of rlgrad.estimators, scored by what follows: "
+    "rlgrad.metrics.Downstream(function, classes=K)."
 )
 _HARD = (
     "A hard decision has no slope. If it is scored, train on the score itself: rlgrad.MetricLoss(metric) on the "

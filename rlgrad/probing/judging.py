@@ -29,7 +29,7 @@ def probe(
 
     Args:
         function: any callable, or a module; a module's parameters are leaves, and so are those of modules that a
-            function closes over.
+            function closes over, or that run in it at the example.
         inputs: example inputs: tensors, trees of tensors, and anything else.
         at: further points to look at, each a tuple built like ``inputs``.
         seed: of the random points, and of the function's own randomness, which is the same at each of them.
@@ -128,18 +128,21 @@ def _unconnected(survey: Survey, name: str, leaf: int) -> Finding:
     cuts = survey.cuts.get((name, leaf))
     if cuts:
         cut = cuts[0]
-        detail = "; ".join([f"cut by {_named(cut)}", *_broken(survey, name, leaf)])
+        detail = "; ".join([_cut_by(cut), *_broken(survey, name, leaf)])
         todo = advice.FIXED if leaf in survey.fixed else advice.for_cut(cut.name, cut.kind)
         return _finding(survey, name, leaf, "cut", detail, todo, cut)
     changed = survey.depends(name, leaf)
     leak = survey.leaks.get(leaf)
     if changed and leak is not None:
-        detail = f"cut by {_named(leak)}" + ": the value leaves torch" * (leak.kind == "python")
-        return _finding(survey, name, leaf, "cut", detail, advice.for_cut(leak.name, leak.kind), leak)
+        return _finding(survey, name, leaf, "cut", _cut_by(leak), advice.for_cut(leak.name, leak.kind), leak)
     if changed:
         return _finding(survey, name, leaf, "cut", "cut out of sight: no operation was seen to do it", advice.UNKNOWN)
     detail = "takes no part" if leak is None else f"only read by Python, in {_named(leak)}"
     return _finding(survey, name, leaf, "unused", detail, advice.UNUSED)
+
+
+def _cut_by(operation: Operation) -> str:
+    return f"cut by {_named(operation)}" + ": the value leaves torch" * (operation.kind == "python")
 
 
 def _named(operation: Operation) -> str:
@@ -281,10 +284,13 @@ def _told(found: Break) -> str:
 
 def _notes(survey: Survey) -> list[str]:
     fixed = ", ".join(survey.subject.leaves[at].name for at in survey.fixed)
+    strangers = ", ".join(sorted(survey.subject.strangers))
     notes = {
         "Random: compared under the same seed.": survey.randomness == "seeded",
         "Two runs with the same seed differ: finite differences were left out.": survey.randomness == "wild",
         "The function does not run in float64: finite differences are coarse.": survey.dtype is None,
+        "NumPy was given detached copies: torch refuses it tensors that require a gradient.": survey.subject.numpy,
+        f"No leaves are the parameters of {strangers}: not exchangeable, or not the same at each run.": bool(strangers),
         f"Not moved, since the function refuses other values: {fixed}.": bool(fixed),
     }
     refused: dict[str, list[str]] = {}

@@ -1,6 +1,7 @@
 """What a command line names: a function or module as ``package.module:name``, and inputs as shapes."""
 
 import importlib
+import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -24,7 +25,7 @@ def load(spec: str) -> Callable[..., object]:
     Raises:
         ValueError: no colon; no such module, or no such name in it; a class that needs arguments.
         ImportError: the module exists but cannot be imported.
-        TypeError: what is found is not callable.
+        TypeError: what is found is not callable, takes no inputs, or is a class of anything but modules.
 
     Example:
         >>> load("torch:sigmoid")(torch.tensor(0.0))
@@ -38,9 +39,27 @@ def load(spec: str) -> Callable[..., object]:
     found = reduce(lambda owner, part: _member(owner, part, spec), name.split("."), _imported(place))
     if isinstance(found, type) and issubclass(found, nn.Module):
         return _instance(found, spec)
+    if isinstance(found, type):
+        raise TypeError(
+            f"needed a function, a module or a class of modules at {spec}, got the class {found.__name__}, which is no "
+            "torch.nn.Module; name an instance that can be called, or a function"
+        )
     if not callable(found):
         raise TypeError(f"needed a function or a module at {spec}, got {type(found).__name__}; name what is called")
+    if not _takes_inputs(found):
+        raise TypeError(
+            f"needed a function of inputs, an instance or a module class at {spec}, got a function that takes none; if "
+            f"it makes a model, call it in the module, model = {name}(), and name model"
+        )
     return found
+
+
+def _takes_inputs(function: Callable[..., object]) -> bool:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # a built-in function tells nothing
+        return True
+    return any(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL) for p in parameters)
 
 
 def _imported(place: str) -> object:

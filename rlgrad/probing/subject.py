@@ -1,6 +1,5 @@
 """What is probed: a function and its leaves, evaluated again and again without a trace left behind."""
 
-import copy
 import functools
 import inspect
 import random
@@ -9,7 +8,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, fields, is_dataclass
-from types import MethodType
 from typing import Any
 
 import numpy as np
@@ -17,6 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
+
+from rlgrad.probing.guarding import Guard, check_modules, exchanged, is_compiled, outermost, wider
+from rlgrad.probing.holding import held, own_copy, unused
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,10 +37,11 @@ class Leaf:
 
 @dataclass(eq=False)
 class Run:
-    """One evaluation: the outputs by name, and the tensors that stood for the leaves, in the leaves' order."""
+    """One evaluation: the tensors that stood for the leaves, in their order, the outputs by name, and their type."""
 
     leaves: list[Tensor]
     outputs: dict[str, Tensor] = field(default_factory=dict)
+    returned: str = ""
 
 
 class Subject:
@@ -47,30 +49,75 @@ class Subject:
 
     Parameters are exchanged for copies while the function runs, and everything that it can change is put back
     afterwards: parameters, buffers, attributes and modes of modules, and the state of every source of randomness. A
-    module is copied first, where it can be; modules that a plain function closes over are exchanged in place.
+    module is copied first, where it can be; modules that a plain function closes over are exchanged in place, and so
+    are those that are seen to run, wherever it has them from.
 
     Args:
         function: any callable.
         inputs: its positional arguments, trees of tensors and anything else.
         seed: of all randomness during an evaluation; the same at each, so that evaluations can be compared.
+
+    Attributes:
+        strangers: classes of modules that ran and whose parameters are no leaves.
+        numpy: whether NumPy was given a detached copy of a tensor.
     """
 
     def __init__(self, function: Callable[..., object], inputs: Sequence[object], *, seed: int) -> None:
         self.name = name_of(function)
-        self.function, self._modules = _own_copy(function)
+        self.function, self._modules = own_copy(function)
         self.seed = seed
-        _check_modules(self._modules)
+        self.strangers: set[str] = set()
+        self.numpy = False
+        check_modules(self._modules.values())
         paths, self._tree = pytree.tree_flatten_with_path(tuple(inputs))
         self.arguments = [value for _, value in paths]
         self._places = [at for at, value in enumerate(self.arguments) if _is_leaf(value)]
         names = _argument_names(self.function, len(inputs))
-        input_leaves = [Leaf(_input_name(names, paths[at][0]), None, paths[at][1].detach()) for at in self._places]
+        self._inputs = [Leaf(_input_name(names, paths[at][0]), None, paths[at][1].detach()) for at in self._places]
+        reach = held(self.function, dict(zip(names, inputs, strict=True)))
+        self._generators = [value for value in reach.values() if isinstance(value, torch.Generator)]
+        self._list_leaves()
+        self._find_modules({name: value for name, value in reach.items() if isinstance(value, nn.Module)})
+
+    def _list_leaves(self) -> None:
         parameters = dict(self._named_parameters())
         self.frozen = [leaf for leaf, parameter in parameters.values() if not parameter.requires_grad]
         trained = [pair for pair in parameters.values() if pair[1].requires_grad]
         self._trained = [id(parameter) for _, parameter in trained]
-        self.leaves = input_leaves + [leaf for leaf, _ in trained]
-        self._generators = _generators(self.function, self._modules, self.arguments)
+        self.leaves = self._inputs + [leaf for leaf, _ in trained]
+        self._known = frozenset(id(part) for module in self._modules.values() for part in module.modules())
+
+    def _find_modules(self, reach: Mapping[str, nn.Module]) -> None:
+        """Evaluate at the example, and take in the modules that were used and are not known yet."""
+        names = {id(part): name for top in reach for name, part in reach[top].named_modules(prefix=top)}
+        used = [module for module in self._used(reach) if not is_compiled(module)]
+        if any(id(module) not in names for module in used):  # it may have made them itself: the same must run again
+            again = {id(module) for module in self._used(reach)}
+            used = [module for module in used if id(module) in again]
+        for module in used:
+            self._modules[unused(names.get(id(module), type(module).__name__), self._modules)] = module
+        if used:
+            self.strangers.clear()
+            self._list_leaves()
+
+    def _used(self, reach: Mapping[str, nn.Module]) -> list[nn.Module]:
+        """The outermost of the modules that run at the example, or whose tensors an operation is given."""
+        guard = Guard(self._known)
+        for module in reach.values():
+            guard.keep(module)
+        touched = _Touched()
+        try:
+            with self.at([leaf.value for leaf in self.leaves], mode=lambda seen: touched, guard=guard):
+                pass
+        except Exception:  # the user's function: the survey tells what is wrong with it
+            pass
+        parts = [part for module in reach.values() for part in module.modules() if id(part) not in self._known]
+        owners = [
+            part
+            for part in parts
+            if touched.ids & {id(t) for t in (*part._parameters.values(), *part._buffers.values())}
+        ]
+        return outermost([*guard.ran, *owners])
 
     def _named_parameters(self) -> Iterator[tuple[int, tuple[Leaf, Tensor]]]:
         seen = set()
@@ -117,6 +164,7 @@ class Subject:
         arguments: Sequence[object] | None = None,
         mode: Callable[[Run], TorchFunctionMode] | None = None,
         seed: int | None = None,
+        guard: Guard | None = None,
     ) -> Iterator[Run]:
         """Evaluate the function; differentiate inside the block, since checkpoints compute again in the backward pass.
 
@@ -126,6 +174,7 @@ class Subject:
             arguments: flat list of all inputs, for those that are no leaves; by default the example's.
             mode: makes the function mode that watches the evaluation.
             seed: in place of the subject's own.
+            guard: of the modules that are not known; by default a new one.
         """
         with ExitStack() as stack:
             stack.enter_context(warnings.catch_warnings())
@@ -143,15 +192,17 @@ class Subject:
             )
             # A function may change its input in place, which autograd forbids on a leaf: it is handed a copy.
             handed = [leaf.clone() for leaf in run.leaves[: self.inputs]]
-            stack.enter_context(self._exchanged(run.leaves[self.inputs :], dtype))
+            scouting = guard is not None  # later on, what costs is done only where it was found to be needed
+            guard = stack.enter_context(guard or Guard(self._known))
+            trained = dict(zip(self._trained, run.leaves[self.inputs :], strict=True))
+            stack.enter_context(exchanged(self._modules.values(), trained, dtype))
             stack.enter_context(_Wide() if dtype == torch.float64 else nullcontext())
             call = self._call(handed, dtype, self.arguments if arguments is None else arguments)
-            if mode is None:
+            stack.enter_context(_Detached(self) if self.numpy or scouting else nullcontext())
+            with nullcontext() if mode is None else mode(Run(run.leaves + handed)):
                 result = call()
-            else:
-                watcher = mode(Run(run.leaves + handed))
-                with watcher:
-                    result = call()
+            self.strangers |= {type(module).__name__ for module in guard.ran if any(True for _ in module.parameters())}
+            run.returned = type(result).__name__
             run.outputs = dict(named_outputs(result, "output"))
             yield run
 
@@ -159,33 +210,12 @@ class Subject:
         self, handed: Sequence[Tensor], dtype: torch.dtype | None, arguments: Sequence[object]
     ) -> Callable[[], object]:
         flat = [
-            value.detach().clone().to(_wider(value, dtype)) if isinstance(value, Tensor) else value
+            value.detach().clone().to(wider(value, dtype)) if isinstance(value, Tensor) else value
             for value in arguments
         ]
         for at, value in zip(self._places, handed, strict=True):
             flat[at] = value
         return functools.partial(self.function, *pytree.tree_unflatten(flat, self._tree))
-
-    @contextmanager
-    def _exchanged(self, parameters: Sequence[Tensor], dtype: torch.dtype | None) -> Iterator[None]:
-        """Put copies of parameters and buffers into the modules, and everything back at the end."""
-        modules = list(dict.fromkeys(part for module in self._modules.values() for part in module.modules()))
-        before = [(m, dict(m.__dict__), dict(m._parameters), dict(m._buffers)) for m in modules]
-        copies: dict[int, Tensor] = dict(zip(self._trained, parameters, strict=True))
-        try:
-            for module in modules:
-                for slots in (module._parameters, module._buffers):
-                    for key, tensor in slots.items():
-                        if tensor is not None and id(tensor) not in copies:
-                            copies[id(tensor)] = _copied(tensor, dtype)
-                        if tensor is not None:
-                            slots[key] = copies[id(tensor)]  # type: ignore[assignment]
-            yield
-        finally:
-            for module, attributes, own, buffers in before:
-                _refill(module.__dict__, attributes)
-                _refill(module._parameters, own)
-                _refill(module._buffers, buffers)
 
     def layer_names(self) -> dict[int, str]:
         """Names of all modules by identity, to be found again on the stack."""
@@ -194,11 +224,6 @@ class Subject:
             for prefix, module in self._modules.items()
             for name, part in module.named_modules(prefix=prefix)
         }
-
-
-def _refill(slots: dict[str, Any], kept: Mapping[str, Any]) -> None:
-    slots.clear()
-    slots.update(kept)
 
 
 def name_of(function: object) -> str:
@@ -227,56 +252,6 @@ def named_outputs(value: object, name: str) -> Iterator[tuple[str, Tensor]]:
             yield from named_outputs(getattr(value, member.name), f"{name}.{member.name}")
 
 
-def _own_copy(function: Callable[..., object]) -> tuple[Callable[..., object], dict[str, nn.Module]]:
-    """The function, on a copy of its module where there is one to copy, and the modules that it uses by name."""
-    owner = getattr(function, "__self__", None)
-    if isinstance(function, nn.Module):
-        module = _deep_copy(function)
-        return module, {"": module}
-    if isinstance(owner, nn.Module) and isinstance(function, MethodType):
-        module = _deep_copy(owner)
-        return MethodType(function.__func__, module), {"": module}
-    used = _closure(function).items()
-    modules = {name: value for name, value in used if isinstance(value, nn.Module)}
-    return function, modules
-
-
-def _deep_copy(module: nn.Module) -> nn.Module:
-    try:
-        return copy.deepcopy(module)
-    except Exception:  # some modules cannot be copied; all that an evaluation exchanges is put back anyway
-        return module
-
-
-def _closure(function: Callable[..., object]) -> dict[str, Any]:
-    """What a plain function closes over or reads from its module, by name; the arguments of a partial too."""
-    if isinstance(function, functools.partial):
-        given = {f"argument{at}": value for at, value in enumerate(function.args)}
-        return {**_closure(function.func), **given, **function.keywords}
-    try:
-        variables = inspect.getclosurevars(inspect.unwrap(function))
-    except (TypeError, ValueError):
-        return {}
-    return {**variables.globals, **variables.nonlocals}
-
-
-def _generators(
-    function: Callable[..., object], modules: Mapping[str, nn.Module], arguments: Sequence[object]
-) -> list[torch.Generator]:
-    places = [vars(part).values() for module in modules.values() for part in module.modules()]
-    found = [value for values in [*places, _closure(function).values(), arguments] for value in values]
-    return list(dict.fromkeys(value for value in found if isinstance(value, torch.Generator)))
-
-
-def _check_modules(modules: Mapping[str, nn.Module]) -> None:
-    parts = [part for module in modules.values() for part in module.modules()]
-    if any(isinstance(part, torch.jit.ScriptModule) for part in parts):
-        raise TypeError("needed an eager module, got one compiled by torch.jit; probe it before it is compiled")
-    lazy = (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer)
-    if any(isinstance(tensor, lazy) for part in parts for tensor in part.parameters(recurse=False)):
-        raise ValueError("needed initialised parameters, got lazy ones; run the module once before probing it")
-
-
 def _argument_names(function: Callable[..., object], count: int) -> list[str]:
     target = function.forward if isinstance(function, nn.Module) else function
     plain = [f"input[{at}]" for at in range(count)] if count > 1 else ["input"]
@@ -296,14 +271,34 @@ def _is_leaf(value: object) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point() and value.layout == torch.strided
 
 
-def _wider(tensor: Tensor, dtype: torch.dtype | None) -> torch.dtype:
-    return dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
+class _Touched(TorchFunctionMode):
+    """Notes the identity of every tensor that an operation is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ids: set[int] = set()
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.ids |= {id(value) for value in pytree.tree_leaves((args, kwargs)) if isinstance(value, Tensor)}
+        return func(*args, **(kwargs or {}))
 
 
-def _copied(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """A copy that is a parameter if the original was, and trains if it did not."""
-    copied = tensor.detach().clone().to(_wider(tensor, dtype))
-    return nn.Parameter(copied, requires_grad=False) if isinstance(tensor, nn.Parameter) else copied
+class _Detached(TorchFunctionMode):
+    """Gives NumPy detached copies, where torch would refuse it a tensor only for having a gradient in the probe."""
+
+    def __init__(self, subject: Subject) -> None:
+        super().__init__()
+        self._subject = subject
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__name__", "") in ("numpy", "__array__", "__dlpack__") and args[0].requires_grad:
+            self._subject.numpy = True
+            args = (args[0].detach(), *args[1:])
+        return func(*args, **(kwargs or {}))
 
 
 class _Wide(TorchFunctionMode):

@@ -24,10 +24,12 @@ class Survey:
     """All that was seen of a subject.
 
     Args:
+        subject: what is probed.
+        example: the point of the example inputs and the parameters as they are.
         outputs: their names.
         links: the leaves that autograd connects to each output.
-        cuts: the operations that cut the other leaves, by output and leaf, where the trace saw them.
-        partly: the same for leaves that are connected all the same, by another path.
+        cuts: the operations that cut leaves, by output and leaf, where the trace saw them; a leaf may be connected all
+            the same, by another path.
         leaks: the leaves whose value left torch, and where.
         dtype: of all evaluations but the native ones; None where the function refuses float64.
         looks: at all points.
@@ -141,12 +143,15 @@ def _trace(survey: Survey) -> None:
 
     try:
         with subject.at(survey.example.values, mode=watch) as run:
-            outputs = run.outputs
+            outputs, returned = run.outputs, run.returned
     except Exception as error:
         message = f"needed a function that runs at the example inputs, got {type(error).__name__}: {error}"
         raise RuntimeError(f"{message}; check the inputs") from error
     if not outputs:
-        raise TypeError("needed a function that returns tensors or numbers, got neither; return what is to be trained")
+        raise TypeError(
+            f"needed a function that returns tensors or numbers, got one that returns {returned}; return what is to be "
+            "trained, and of a function that makes a model pass what it makes"
+        )
     (trace,) = traces
     survey.outputs = list(outputs)
     for name, output in outputs.items():

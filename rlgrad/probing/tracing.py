@@ -24,7 +24,7 @@ _SHAPE_ONLY = {
 }
 # Here a value leaves torch: autograd loses sight of it, and so does the trace.
 _LEAVES_TORCH = {
-    *("item", "tolist", "numpy", "array", "bool", "float", "int", "index", "complex", "contains", "equal"),
+    *("item", "tolist", "numpy", "bool", "float", "int", "index", "complex", "contains", "equal"),
     *("allclose", "is_nonzero", "format"),
 }
 
@@ -185,10 +185,13 @@ def _name(func: Callable[..., Any]) -> str:
     name = str(getattr(func, "__name__", func))
     if name == "__get__":  # of an attribute, such as torch.Tensor.data.__get__
         name = str(resolve_name(func)).split(".")[-2]
-    return name[2:-2] if name.startswith("__") and name.endswith("__") else name
+    name = name[2:-2] if name.startswith("__") and name.endswith("__") else name
+    return "numpy" if name in ("array", "array_wrap", "dlpack") else name
 
 
 def _kind(name: str, result: Tensor) -> str:
+    if name in _LEAVES_TORCH:
+        return "python"
     if name in ("detach", "detach_", "data"):
         return "detached"
     if not (result.is_floating_point() or result.is_complex()):

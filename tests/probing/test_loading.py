@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from rlgrad.probing import example, load
+from rlgrad.probing import example, load, probe
 
 
 @pytest.fixture
@@ -17,14 +17,14 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_functions_instances_and_classes(here: Path) -> None:
-    text = "from torch import nn\ncalled = []\nmodel = nn.Linear(1, 1)\ndef build():\n    called.append(1)\n"
+    text = "from torch import nn\ncalled = []\nmodel = nn.Linear(1, 1)\ndef loss(x):\n    called.append(1)\n"
     (here / "probed_net.py").write_text(text)
     assert load("torch:sigmoid") is torch.sigmoid
     assert load("torch.nn.functional:relu") is nn.functional.relu
     assert isinstance(load("torch.nn:ReLU"), nn.ReLU)
     assert isinstance(load("probed_net:model"), nn.Linear)
     assert load("torch:Tensor.sign") is torch.Tensor.sign
-    assert load("probed_net:build").__name__ == "build"
+    assert load("probed_net:loss").__name__ == "loss"
     load("probed_net:called.append")
     assert __import__("probed_net").called == []
 
@@ -51,6 +51,23 @@ def test_a_wrong_name_gets_one_clear_error(spec: str, words: str) -> None:
 def test_what_cannot_be_called_is_refused() -> None:
     with pytest.raises(TypeError, match="needed a function or a module at torch:float32, got dtype"):
         load("torch:float32")
+
+
+def test_a_function_that_makes_a_model_is_no_model(here: Path) -> None:
+    text = "from torch import nn\ndef build():\n    raise AssertionError\ndef sized(n=4):\n    return nn.Linear(4, 1)\n"
+    (here / "probed_factory.py").write_text(text)
+    with pytest.raises(TypeError, match=r"probed_factory:build, got a function that takes none; .* model = build\(\)"):
+        load("probed_factory:build")
+    with pytest.raises(TypeError, match=r"got one that returns Linear; .* of a function that makes a model pass what"):
+        probe(load("probed_factory:sized"), torch.ones(4))
+
+
+def test_a_class_of_anything_but_modules_is_refused(here: Path) -> None:
+    (here / "probed_class.py").write_text("class Trainer:\n    def __init__(self, x):\n        self.x = x\n")
+    with pytest.raises(TypeError, match=r"got the class Trainer, which is no torch\.nn\.Module; name an instance"):
+        load("probed_class:Trainer")
+    with pytest.raises(TypeError, match="got the class Size"):
+        load("torch:Size")
 
 
 def test_a_module_that_fails_on_import_says_why(here: Path) -> None:
