@@ -3,6 +3,7 @@
 import os
 import stat
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -11,8 +12,13 @@ from rlgrad.files import check_writable, replacing
 
 def test_what_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("old")
-    with pytest.raises(TypeError), replacing(tmp_path / "a.txt") as file:
-        file.writelines([b"half", "of it"])
+
+    def half(file: BinaryIO) -> None:
+        file.write(b"half")
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError), replacing(tmp_path / "a.txt") as file:
+        half(file)
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
     assert (tmp_path / "a.txt").read_text() == "old"
 
