@@ -31,12 +31,6 @@ ESTIMATORS: dict[str, Estimator] = {
     "counterfactual, 1 draw": counterfactual(draws=1),
 }
 SURROGATES: dict[str, Criterion] = {"soft F1": soft(f1), "cross-entropy": bce}
-# What DESIGN.md gave for orientation, measured before the project began on a problem that it does not state.
-ORIENTATION = {
-    256: ("0.07", "0.33", "0.998", "1.000", ""),
-    4096: ("0.018", "0.086", "0.9999", "1.000", ""),
-    65536: ("0.005", "0.025", "1.0000", "1.000", ""),
-}
 
 
 def classifier(kind: str, items: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -62,13 +56,12 @@ def cosines(kind: str, items: int) -> dict[str, list[float]]:
 
 
 def cosine_table() -> str:
-    """One line for each size and classifier and, under them, what was given for orientation."""
+    """One line for each size and classifier."""
     rows = [["outputs", *ESTIMATORS, *SURROGATES]]
     for items in SIZES:
         for kind in CLASSIFIERS:
             numbers = (f"{mean(each):.4f} ± {stdev(each):.4f}" for each in cosines(kind, items).values())
             rows.append([f"{items}, {kind}", *numbers])
-        rows.append(["*orientation*", *(f"*{number}*" if number else "" for number in ORIENTATION[items])])
     return markdown(rows)
 
 
@@ -104,8 +97,7 @@ Written by `python scripts/cosines.py`; all numbers but seconds and memory come 
 
 Cosine of a single estimate to the exact gradient of E[F1] in the logits: mean over {seeds} seeds ± standard deviation
 between them, of 250 estimates each. Of the unsure classifier's decisions 20% are positives, with logits from N(1, 1),
-and N(-1, 1) at negatives; of the confident one's 30%, with N(3, 2) and N(-3, 2), standard deviations given. In italics
-the numbers that the plan of this project gave for orientation, measured earlier on a problem that it does not state.
+and N(-1, 1) at negatives; of the confident one's 30%, with N(3, 2) and N(-3, 2), standard deviations given.
 
 {table}
 

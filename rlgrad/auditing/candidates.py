@@ -1,47 +1,55 @@
 """What is put under the microscope: estimators of the policy gradient, and surrogates that people use instead."""
 
 import copy
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from inspect import signature
 from typing import Literal
 from zlib import crc32
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
 
 from rlgrad import credit, estimators, surrogates
 from rlgrad.checks import describe
 from rlgrad.estimators import Estimator
 from rlgrad.metrics import CountMetric, Metric, Scorer
 from rlgrad.metrics.counts import count_dtype
-from rlgrad.policies import Bernoulli, Policy
+from rlgrad.policies import Bernoulli
 from rlgrad.surrogates import Criterion
+from rlgrad.train.evaluation import PolicyType
 
 Kind = Literal["estimator", "surrogate"]
-PolicyType = Callable[[Tensor], Policy]
+
+
+class TooSlow(Exception):
+    """An estimate takes longer than there is time for."""
 
 
 def default_estimators() -> dict[str, Estimator]:
-    """The library's estimators, by the names that a table shows; a number in brackets is that of the draws."""
+    """The library's estimators, by the names that a table shows; a number is that of the draws."""
     return {
         "exact": estimators.exact(),
         "enumeration": estimators.enumeration(),
-        "counterfactual(1)": estimators.counterfactual(draws=1),
-        "score_function(2)": estimators.score_function(draws=2),
-        "score_function(16)": estimators.score_function(draws=16),
-        "greedy baseline(16)": estimators.score_function(draws=16, credit=credit.greedy),
-        "moving average(16)": estimators.score_function(draws=16, credit=credit.MovingAverage()),
-        "arm(2)": estimators.arm(draws=2),
-        "disarm(2)": estimators.disarm(draws=2),
-        "unordered_set(4)": estimators.unordered_set(draws=4),
-        "muprop(1)": estimators.muprop(draws=1),
-        "rebar(1)": estimators.REBAR(draws=1),
-        "straight_through(1)": estimators.straight_through(draws=1),
-        "gumbel_softmax(1)": estimators.gumbel_softmax(draws=1),
-        "spsa(2)": estimators.spsa(draws=2),
-        "evolution(2)": estimators.evolution_strategies(draws=2),
+        "counterfactual": estimators.counterfactual(draws=1),
+        "score_function-2": estimators.score_function(draws=2),
+        "score_function-16": estimators.score_function(draws=16),
+        "greedy": estimators.score_function(draws=16, credit=credit.greedy),
+        "moving_average": estimators.score_function(draws=16, credit=credit.MovingAverage()),
+        "arm": estimators.arm(draws=2),
+        "disarm": estimators.disarm(draws=2),
+        "unordered_set": estimators.unordered_set(draws=4),
+        "sum_and_sample": estimators.sum_and_sample(summed=1, draws=1),
+        "inclusion_weighted": estimators.inclusion_weighted(draws=4),
+        "muprop": estimators.muprop(draws=1),
+        "rebar": estimators.REBAR(draws=1),
+        "straight_through": estimators.straight_through(draws=1),
+        "gumbel_softmax": estimators.gumbel_softmax(draws=1),
+        "spsa": estimators.spsa(draws=2),
+        "evolution_strategies": estimators.evolution_strategies(draws=2),
     }
 
 
@@ -56,16 +64,64 @@ def default_surrogates(metric: Metric, *, policy: PolicyType = Bernoulli) -> dic
         return {"cross-entropy": _cross_entropy}
     usual: dict[str, Criterion] = {
         "bce": surrogates.bce,
-        "bce, balanced": surrogates.weighted_bce(),
+        "bce-balanced": surrogates.weighted_bce(),
         "focal": surrogates.focal(),
     }
     if not isinstance(metric, CountMetric):
         return usual
-    return usual | {f"soft {metric.name}": surrogates.soft(metric), f"lovasz {metric.name}": surrogates.lovasz(metric)}
+    return usual | {"soft": surrogates.soft(metric), "lovasz": surrogates.lovasz(metric)}
 
 
 def _cross_entropy(logits: Float[Tensor, "*batch items classes"], target: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, -2), target.flatten().long())
+
+
+@dataclass
+class Tally:
+    """What one estimate asks for.
+
+    Args:
+        rewards: of each row, so far.
+        most: that there is time for.
+        each: seconds that the reward of one draw takes, all rows together.
+    """
+
+    rewards: int = 0
+    most: float = math.inf
+    each: float = 0.0
+
+    def add(self, rewards: int) -> None:
+        """Count rewards before they are asked for.
+
+        Raises:
+            TooSlow: there are too many for the time.
+        """
+        self.rewards += rewards
+        if self.rewards > self.most:
+            raise TooSlow(f"too slow: about {self.rewards * self.each:.2g} s an estimate; raise seconds")
+
+
+@dataclass(frozen=True)
+class CountingScorer(Scorer):
+    """A scorer that counts the rows of decisions it is asked about.
+
+    Estimators that take the formula of a CountMetric instead of asking, such as ``exact``, are counted as not asking.
+
+    Args:
+        tally: that counts.
+    """
+
+    tally: Tally
+
+    def __call__(self, decision: Shaped[Tensor, "draws *batch items"]) -> Float[Tensor, "draws *batch"]:
+        """Rewards of the decisions."""
+        self.tally.add(len(decision))
+        return super().__call__(decision)
+
+    def relaxed(self, decision: Float[Tensor, "draws *batch items"]) -> Float[Tensor, "draws *batch"]:
+        """Rewards of fractional decisions."""
+        self.tally.add(len(decision))
+        return super().relaxed(decision)
 
 
 @dataclass(frozen=True)
@@ -75,14 +131,28 @@ class Candidate:
     Args:
         name: what the table calls it.
         kind: an estimator is asked for E[reward], to be raised; a surrogate for a loss, to be lowered.
-        gradient: one estimate, of the logits' shape, pointing uphill.
+        estimate: of the gradient, of the logits' shape, pointing uphill.
         declared: draws behind an estimate, where the estimator says so.
+        tally: of the rewards that an estimate asks for.
+        drew: whether anything has been drawn so far.
     """
 
     name: str
     kind: Kind
-    gradient: Callable[[], Tensor] = field(repr=False)
+    estimate: Callable[[], Tensor] = field(repr=False)
     declared: int | None
+    tally: Tally = field(default_factory=Tally)
+    drew: Callable[[], bool] = field(default=lambda: False, repr=False)
+
+    def gradient(self) -> Tensor:
+        """One estimate; the tally is of this one."""
+        self.tally.rewards = 0
+        return self.estimate()
+
+    @property
+    def draws(self) -> int:
+        """Behind an estimate, 0 where nothing is drawn: as declared, or by whether the generator was used."""
+        return int(self.drew()) if self.declared is None else self.declared
 
 
 @dataclass(frozen=True)
@@ -106,17 +176,21 @@ class Batch:
         """The metric with its target filled in."""
         return Scorer(self.metric, self.target)
 
-    def estimate(self, estimator: Estimator, generator: torch.Generator, *, wide: bool = False) -> Tensor:
+    def estimate(
+        self, estimator: Estimator, generator: torch.Generator, *, wide: bool = False, tally: Tally | None = None
+    ) -> Tensor:
         """One estimate of the gradient of the mean over rows of E[metric].
 
         Args:
             estimator: whose parameters, if it has any, are left as they are.
             generator: source of randomness.
             wide: in double precision, where the device has it: the truth should not be the less precise.
+            tally: to count rewards in.
         """
         dtype = count_dtype(self.logits.device) if wide else self.logits.dtype
         leaf = self.logits.detach().to(dtype).requires_grad_()
-        value = estimator(self.policy(leaf), self.score, generator=generator)
+        score = self.score if tally is None else CountingScorer(self.metric, self.target, tally)
+        value = estimator(self.policy(leaf), score, generator=generator)
         return _uphill(value.mean() if isinstance(value, Tensor) else value, leaf)
 
     def descent(self, criterion: Criterion) -> Tensor:
@@ -172,13 +246,37 @@ def _check(given: Mapping[str, object], kind: Kind) -> None:
     for name, each in given.items():
         if not callable(each) or isinstance(each, type):
             raise TypeError(f"needed {kind} {name!r} such as {example}, got {each!r}; call it")
+        if kind == "estimator" and not _takes_a_generator(each):
+            raise TypeError(
+                f"needed estimator {name!r} called (policy, score, generator=...), got {each!r}; "
+                "a criterion, called (logits, target), belongs among the surrogates"
+            )
+
+
+def _takes_a_generator(estimator: Callable[..., object]) -> bool:
+    try:
+        # The call of a module hides what its forward takes.
+        signature(estimator.forward if isinstance(estimator, nn.Module) else estimator).bind(0, 0, generator=None)
+    except TypeError:
+        return False
+    except ValueError:  # nothing is known of it
+        return True
+    return True
 
 
 def _estimator(batch: Batch, name: str, estimator: Estimator, seed: int) -> Candidate:
     generator = seeded(batch.logits.device, seed, name)
     declared = getattr(estimator, "draws", None)
     draws = declared if isinstance(declared, int) and declared >= 0 else None
-    return Candidate(name, "estimator", lambda: batch.estimate(estimator, generator), draws)
+    tally, fresh = Tally(), generator.get_state()
+    return Candidate(
+        name,
+        "estimator",
+        lambda: batch.estimate(estimator, generator, tally=tally),
+        draws,
+        tally,
+        lambda: not torch.equal(generator.get_state(), fresh),
+    )
 
 
 def _surrogate(batch: Batch, name: str, criterion: Criterion) -> Candidate:

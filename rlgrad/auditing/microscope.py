@@ -8,20 +8,20 @@ from importlib.metadata import version
 from statistics import median
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Float64, Shaped
 from torch import Tensor
 
 from rlgrad.auditing.bias import LEVEL, Rarity, Truth, bias_test
 from rlgrad.auditing.candidates import (
     Batch,
     Candidate,
-    PolicyType,
+    TooSlow,
     candidates,
     default_estimators,
     default_surrogates,
 )
-from rlgrad.auditing.cost import peak_memory, timed
-from rlgrad.auditing.measures import measure
+from rlgrad.auditing.cost import SHORT, peak_memory, timed
+from rlgrad.auditing.measures import Space, best_scale, measure
 from rlgrad.auditing.result import Audit, Row
 from rlgrad.auditing.truth import double, find_truth, rarity_of
 from rlgrad.auditing.weights import PullBack
@@ -30,9 +30,12 @@ from rlgrad.estimators import Estimator
 from rlgrad.metrics import Metric, as_metric
 from rlgrad.policies import Bernoulli, Categorical
 from rlgrad.surrogates import Criterion
+from rlgrad.train.evaluation import PolicyType
 
 _NUMBERS = 1 << 24  # of all estimates of a candidate together, in either space: they are kept in memory
-_LEAST = 16  # estimates, whatever the time
+_LEAST = 16  # estimates, unless they take several times as long as they may
+_PATIENCE = 4  # so many times; after it 2 are enough
+_FORECAST = 30  # times as long as all estimates may take: a single one that asks for more rewards is not made
 _SAME, _TIMED = 5, 25  # estimates that agree before nothing is taken to be random; and that are timed, if quickly
 
 
@@ -57,8 +60,8 @@ def audit(
     The objective is the mean over rows of E[metric], as in ``MetricLoss``. Its true gradient is found by listing every
     outcome where there are few, by the law of counts for a CountMetric, and otherwise by a long run, whose standard
     error is shown and taken into account. Each candidate is then asked for many estimates: their bias, tested with
-    false alarms controlled over all coordinates; their variance; their cosine to the truth; the draws that a cosine of
-    0.9 needs; and what one estimate costs. With weights, the same estimates are pulled back to them and measured
+    false alarms controlled over all coordinates; their variance; their cosine to the truth; the rewards that a cosine
+    of 0.9 needs; and what one estimate costs. With weights, the same estimates are pulled back to them and measured
     there as well. The pull-back being linear, an estimator without bias in the logits has none in the weights, so bias
     is tested in the logits alone.
 
@@ -73,7 +76,9 @@ def audit(
         policy: Bernoulli or Categorical.
         weights: such as ``model.parameters()``; none for the logits alone.
         estimates: of each candidate, at most.
-        seconds: for each candidate; at least 16 estimates are made all the same.
+        seconds: for each candidate; at least 16 estimates are made all the same if they take no more than four times as
+            long. Where a single one takes longer, it is all there is of a candidate that draws nothing, and one that
+            draws is too slow.
         truth_seconds: that a long run for the truth may take.
         seed: of all draws. Numbers repeat if ``estimates`` end a run, not ``seconds``.
         problem: what the table calls it.
@@ -108,6 +113,8 @@ def audit(
     pull_back = None if weights is None else PullBack(logits, weights)
     found = find_truth(batch, seconds=truth_seconds, seed=seed)
     truth = _Truths.of(found.truth, batch, pull_back)
+    for each in listed:
+        each.tally.each, each.tally.most = found.each, _FORECAST * seconds / found.each
     bench = _Bench(batch, truth, rarity_of(batch), pull_back, estimates, seconds, seed)
     return Audit(
         problem=problem,
@@ -197,68 +204,104 @@ class _Bench:
     def measure(self, candidate: Candidate) -> Row:
         """One row of the table; a candidate that does not apply says why."""
         try:
-            candidate.gradient()  # what only the first estimate does, such as choosing kernels, is not timed
-            sample, seconds = self._sample(candidate)
-            memory = peak_memory(candidate.gradient, self.batch.logits.device)
+            run = self._run(candidate)
+            memory = self._memory(candidate, run.seconds)
         except Exception as error:  # whatever is wrong with one candidate, the others are still measured
             return Row(name=candidate.name, kind=candidate.kind, error=_first_sentence(error))
-        return self._row(candidate, sample, seconds, memory)
+        return self._row(candidate, run, memory)
 
-    def _sample(self, candidate: Candidate) -> tuple[Tensor, float]:
+    def _run(self, candidate: Candidate) -> "_Made":
+        device = self.batch.logits.device
+        first, taken = timed(candidate.gradient, device)
+        if taken > self.seconds and not candidate.draws:
+            return _Made(double(first)[None], float(candidate.tally.rewards), taken)
+        if taken > self.seconds:  # or is it only the first that does, to choose kernels and the like?
+            taken = timed(candidate.gradient, device)[1]
+        if taken > self.seconds:
+            raise TooSlow(f"too slow: {taken:.2g} s an estimate; raise seconds")
+        return self._many(candidate)
+
+    def _many(self, candidate: Candidate) -> "_Made":
         kept: list[Tensor] = []
         times: list[float] = []
-        end = time.perf_counter() + self.seconds
+        rewards = 0
+        still = not candidate.draws
+        start = time.perf_counter()
         most = min(self.estimates, self._room())
-        while len(kept) < most and (len(kept) < _LEAST or time.perf_counter() < end):
+        while len(kept) < most and not self._enough(len(kept), time.perf_counter() - start, still=still):
             gradient, taken = timed(candidate.gradient, self.batch.logits.device)
             kept.append(double(gradient))
             times.append(taken)
-            if not candidate.declared and self._same(kept, end - time.perf_counter()):
-                break
-        return torch.stack(kept), median(times)
+            rewards += candidate.tally.rewards
+            still = still and kept[0].equal(kept[-1])
+        return _Made(torch.stack(kept), rewards / len(kept), median(times))
 
-    def _same(self, kept: list[Tensor], left: float) -> bool:
-        asked_enough = len(kept) >= _TIMED or (len(kept) >= _SAME and left < 0.9 * self.seconds)
-        return asked_enough and all(kept[0].equal(each) for each in kept)
+    def _enough(self, made: int, spent: float, *, still: bool) -> bool:
+        if still:
+            return (
+                made >= _TIMED or (made >= _SAME and spent > 0.1 * self.seconds) or (made > 0 and spent > self.seconds)
+            )
+        return spent > self.seconds and made >= (_LEAST if spent < _PATIENCE * self.seconds else 2)
+
+    def _memory(self, candidate: Candidate, seconds: float) -> int | None:
+        device = self.batch.logits.device
+        short = seconds <= (self.seconds if device.type == "cuda" else min(SHORT, self.seconds))
+        return peak_memory(candidate.gradient, device) if short else None
 
     def _room(self) -> int:
         numbers = self.batch.logits.numel() + (self.pull_back.numbers if self.pull_back else 0)
         return max(_LEAST, _NUMBERS // numbers)
 
-    def _row(self, candidate: Candidate, sample: Tensor, seconds: float, memory: int) -> Row:
+    def _row(self, candidate: Candidate, run: "_Made", memory: int | None) -> Row:
+        # What needs two estimates to tell that they do not vary may take the only one twice.
+        sample = run.sample.expand(max(2, len(run.sample)), -1)
         surrogate = candidate.kind == "surrogate"
         varies = bool((sample != sample[0]).any())
-        draws = candidate.declared or (1 if varies or candidate.declared else 0)
-        p_value = self._p_value(sample, draws, rescale=surrogate)
-        unbiased = not p_value < LEVEL
-        in_logits = measure(sample, self.truth.logits, draws=draws, rescale=surrogate, unbiased=unbiased)
-        in_weights = None
+        p_value = self._p_value(sample, candidate.draws or int(varies), rescale=surrogate)
+        # Who draws and asked for nothing has ways of its own to a reward; a surrogate asks for none.
+        rewards = None if varies and not run.rewards and not surrogate else run.rewards
+        biased = None if math.isnan(p_value) else p_value < LEVEL
+
+        def measured(sample: Tensor, truth: Truth) -> Space:
+            return measure(sample, truth, rewards=rewards, rescale=surrogate, biased=biased, rounding=self._rounding)
+
+        pulled = None
         if self.pull_back is not None and self.truth.weights is not None:
-            pulled = self.pull_back(sample)
-            in_weights = measure(pulled, self.truth.weights, draws=draws, rescale=surrogate, unbiased=unbiased)
+            pulled = measured(self.pull_back(sample), self.truth.weights)
         return Row(
             name=candidate.name,
             kind=candidate.kind,
-            estimates=len(sample),
-            draws=draws,
+            estimates=len(run.sample),
+            rewards=rewards,
             p_value=None if math.isnan(p_value) else p_value,
-            logits=in_logits,
-            weights=in_weights,
-            seconds=seconds,
+            logits=measured(sample, self.truth.logits),
+            weights=pulled,
+            seconds=run.seconds,
             memory=memory,
         )
+
+    @property
+    def _rounding(self) -> float:
+        # A hundred times the relative precision of the logits, or of the law of counts, whose error is 1e-9.
+        return max(100 * torch.finfo(self.batch.logits.dtype).eps, 1e-8)
 
     def _p_value(self, sample: Tensor, draws: int, *, rescale: bool) -> float:
         truth = self.truth.logits
         if rescale:
-            sample = sample * measure(sample, truth, draws=draws, rescale=True, unbiased=False).scale
-        # Rounding: a hundred times the relative precision of the logits, or of the law of counts, whose error is 1e-9.
-        slack = max(100 * torch.finfo(self.batch.logits.dtype).eps, 1e-8) * math.sqrt(truth.squared)
+            sample = sample * best_scale(sample, truth)
+        slack = self._rounding * math.sqrt(truth.squared)
         return bias_test(sample, truth, self.rarity, draws=draws, slack=slack, seed=self.seed)
+
+
+@dataclass(frozen=True)
+class _Made:
+    sample: Float64[Tensor, "estimates numbers"]
+    rewards: float  # that an estimate asked for
+    seconds: float  # that it took
 
 
 def _first_sentence(error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     sentence = text.partition("; ")[0].partition(". ")[0]
-    expected = isinstance(error, TypeError | ValueError)
+    expected = isinstance(error, TypeError | ValueError | TooSlow)
     return sentence if expected else f"{type(error).__name__}: {sentence}"

@@ -14,7 +14,7 @@ from rlgrad.files import replacing
 from rlgrad.text import aligned
 
 WIDTH = 110
-_NAME = 22
+_EXACT = 1e-8  # a relative error that is rounding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,20 +26,20 @@ class Row:
         kind: "estimator" or "surrogate".
         error: why it was not measured; None if it was, and all below is None if it was not.
         estimates: how many were made.
-        draws: behind each; 0 where nothing is drawn.
+        rewards: of each row of decisions that one of them asked for, on average; None where unknown.
         p_value: of "the expected estimate is the truth", corrected for all that was tested; None where the run was too
             short to tell. Where a surrogate points is tested, not how far.
         logits: in logit space.
         weights: through the weights; None without weights.
         seconds: median of one estimate, forward and backward to the logits.
-        memory: bytes that one estimate holds at its worst moment.
+        memory: bytes that one estimate holds at its worst moment; None where it takes too long to look at.
     """
 
     name: str
     kind: Kind
     error: str | None = None
     estimates: int | None = None
-    draws: int | None = None
+    rewards: float | None = None
     p_value: float | None = None
     logits: Space | None = None
     weights: Space | None = None
@@ -98,7 +98,11 @@ class Audit:
         return rows[name]
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as JSON values; null for what is infinite or unknown."""
+        """All of it as JSON values; null for what is unknown or infinite.
+
+        ``rewards`` of a space is infinite where ``limit`` is a number, and unknown where that is null too, or where the
+        row's own ``rewards`` are.
+        """
         rows = [{**asdict(row), "biased": row.biased} for row in self.rows]
         found: dict[str, Any] = _strict({"format": 1, **asdict(self), "rows": rows, "level": LEVEL, "wanted": WANTED})
         return found
@@ -125,8 +129,8 @@ class Audit:
         *batch, items = self.shape
         rows = f"{math.prod(batch)} rows of {items} decisions" if batch else f"{items} decisions, scored together"
         weights = f", {self.weights} weights" if self.weights else ""
-        noise = "exact" if self.noise == 0 else f"standard error {_percent(self.noise)} of its norm"
-        if self.noise and self.noise_weights is not None:
+        noise = "exact" if self.noise <= _EXACT else f"standard error {_percent(self.noise)} of its norm"
+        if self.noise > _EXACT and self.noise_weights is not None:
             noise += f", {_percent(self.noise_weights)} in the weights"
         return [
             f"{self.problem}: {self.metric} under a {self.policy} policy, {rows}{weights}.",
@@ -140,11 +144,13 @@ class Audit:
         lines = [
             f"bias: |expected estimate - truth| / |truth|. A plain number was found by a test that calls "
             f"{LEVEL:.0%} of unbiased estimators biased, all coordinates together; <b: none was found, and with 99% "
-            "confidence it is below b; ?: too few rare decisions came up to tell.",
-            "~: a surrogate, scaled to fit best before bias and variance are taken: any learning rate rescales it.",
+            "confidence it is below b; ?: too few rare decisions came up to tell, nor what follows from it.",
+            "~: of a surrogate, scaled to fit best before bias and variance are taken: any learning rate rescales it.",
             "variance: of one estimate, over |truth|^2. cosine: of one estimate to the truth, on average. "
-            f"draws: of all decisions, needed for cosine {WANTED:g} by averaging; 0: nothing is drawn.",
-            f"ms and KiB: one estimate with its gradient, median time and peak memory. Estimates: {made} each.",
+            f"rewards: how often a row's reward is asked for until the mean of estimates has cosine {WANTED:g}; 0: "
+            "never asked for, by formula alone.",
+            f"ms and KiB: one estimate with its gradient, median time and peak memory (-: not looked at). Estimates: "
+            f"{made} each.",
         ]
         if self.weights:
             lines.insert(3, "w: the same estimates, pulled back to the weights.")
@@ -164,31 +170,37 @@ def _strict(value: Any) -> Any:
 
 
 def _header(weights: bool) -> list[str]:
-    space = ["bias", "variance", "cosine", "draws"]
+    space = ["bias", "variance", "cosine", "rewards"]
     return ["candidate", *space, *(f"w {name}" for name in space if weights), "ms", "KiB"]
 
 
 def _cells(row: Row, weights: bool) -> list[str]:
-    name = row.name if len(row.name) <= _NAME else f"{row.name[: _NAME - 2]}.."
     spaces = [*_space(row, row.logits), *(_space(row, row.weights) if weights else [])]
     ms = "-" if row.seconds is None else _number(1000 * row.seconds)
     kib = "-" if row.memory is None else _number(row.memory / 1024)
-    return [f"{'~ ' if row.kind == 'surrogate' else ''}{name}", *spaces, ms, kib]
+    return [row.name, *spaces, ms, kib]
 
 
 def _space(row: Row, space: Space | None) -> list[str]:
     if space is None:
         return ["-"] * 4
-    draws = "never" if math.isinf(space.draws) else f"{space.draws:.0f}" if space.draws < 1e6 else f"{space.draws:.0e}"
-    return [_bias(row, space), _number(space.variance), f"{space.cosine:.4f}", draws]
+    variance = "?" if space.variance is None else _number(space.variance)
+    return [_bias(row, space), variance, f"{space.cosine:.4f}", _rewards(space.rewards)]
+
+
+def _rewards(needed: float | None) -> str:
+    if needed is None:
+        return "?"
+    return "never" if math.isinf(needed) else f"{needed:.0f}" if needed < 1e6 else f"{needed:.0e}"
 
 
 def _bias(row: Row, space: Space) -> str:
-    if row.biased is None:
+    if row.biased is None or space.bias is None or space.bias_limit is None:
         return "?"
+    sign = "~" if row.kind == "surrogate" else ""
     if row.biased:
-        return _percent(space.bias)
-    return f"<{_percent(space.bias_limit)}" if space.variance or space.bias_limit > 1e-4 else "0%"
+        return f"{sign}{_percent(space.bias)}"
+    return f"{sign}<{_percent(space.bias_limit)}" if space.bias_limit else f"{sign}0%"
 
 
 def _percent(share: float) -> str:

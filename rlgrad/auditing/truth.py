@@ -2,7 +2,7 @@
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -30,10 +30,12 @@ class Found:
     Args:
         truth: in the logits, on the processor.
         how: in words.
+        each: seconds that the reward of one draw takes, all rows together.
     """
 
     truth: Truth
     how: str
+    each: float = 0.0
 
 
 def find_truth(batch: Batch, *, seconds: float, seed: int) -> Found:
@@ -50,6 +52,10 @@ def find_truth(batch: Batch, *, seconds: float, seed: int) -> Found:
         seed: of a long run.
     """
     each = _seconds_a_reward(batch, seed)
+    return replace(_found(batch, each, seconds, seed), each=each)
+
+
+def _found(batch: Batch, each: float, seconds: float, seed: int) -> Found:
     if _listable(batch, each, seconds):
         return _exactly(batch, enumeration(), "every outcome, listed")
     if not (isinstance(batch.metric, CountMetric) and batch.policy is Bernoulli):

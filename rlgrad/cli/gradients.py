@@ -35,7 +35,7 @@ class Audit:
     """A linear model, or a network with two hidden layers of 64 units."""
     candidates: Annotated[
         tuple[str, ...],
-        tyro.conf.arg(metavar="NAME ...", help="Which rows of the table, as it names them; all by default."),
+        tyro.conf.arg(metavar="NAME ...", help="Which rows of the table, such as disarm or bce; all if left."),
     ] = ()
     items: int = 256
     """Rows of the batch."""

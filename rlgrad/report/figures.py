@@ -64,9 +64,9 @@ def figure(audit: Mapping[str, Any]) -> "Figure":
     lowest = min(point.y for points in panels.values() for point in points)
     for panel, (space, points) in zip(axes, panels.items(), strict=True):
         _draw(panel, points, lowest)
-        panel.set_title(f"{audit['metric']}, {_SPACES[space]}", fontsize=10, loc="left")
+        panel.set_title(f"{audit['metric']}, {_SPACES[space]}", fontsize=10, loc="left", parse_math=False)
     axes[0].set_ylabel("cosine of one estimate to the true gradient")
-    drawn.suptitle(str(audit["problem"]), fontsize=11, x=0.01, ha="left")
+    drawn.suptitle(str(audit["problem"]), fontsize=11, x=0.01, ha="left", parse_math=False)
     drawn.draw_without_rendering()  # places the panels; labels are placed in what is then their final size
     drawn.set_layout_engine("none")
     renderer: RendererBase = canvas.get_renderer()  # type: ignore[no-untyped-call]
@@ -117,7 +117,14 @@ def _draw(panel: "Axes", points: Sequence[_Point], lowest: float) -> None:
         panel.spines[side].set_visible(False)
     panel.legend(loc="lower right", fontsize=8, frameon=True, edgecolor="none")
     if any(point.at_edge for point in points):
-        panel.text(0.01, 0.01, f"open: {_LOWEST:g} or less, or negative", transform=panel.transAxes, fontsize=7)
+        panel.text(
+            0.01,
+            0.01,
+            f"open: {_LOWEST:g} or less, or negative",
+            transform=panel.transAxes,
+            fontsize=7,
+            parse_math=False,
+        )
 
 
 def _limit(panel: "Axes", points: Sequence[_Point], lowest: float) -> None:
@@ -161,6 +168,7 @@ def _place(panel: "Axes", point: _Point, taken: Sequence["Bbox"], renderer: "Ren
         color=_STYLE[point.kind]["color"],
         arrowprops={"arrowstyle": "-", "color": "#999999", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3},
         zorder=4,
+        parse_math=False,  # in the words of users a dollar is a dollar
     )
     assert note.arrow_patch is not None
     best, least = (7.0, 0.0), math.inf

@@ -1,17 +1,19 @@
 """Estimators and surrogates as directions."""
 
 import copy
+import shlex
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from rlgrad import Bernoulli, Categorical
-from rlgrad.auditing.candidates import Batch, candidates, default_estimators, default_surrogates
+from rlgrad import Bernoulli, Categorical, MetricLoss
+from rlgrad.auditing.candidates import Batch, TooSlow, candidates, default_estimators, default_surrogates
 from rlgrad.credit import MovingAverage
-from rlgrad.estimators import REBAR, counterfactual, exact, score_function
+from rlgrad.estimators import REBAR, counterfactual, enumeration, exact, score_function
 from rlgrad.metrics import OpaqueMetric, f1
+from rlgrad.objective import ESTIMATORS
 from rlgrad.surrogates import bce, soft
 
 LOGITS = torch.tensor([2.0, 0.5, -0.5, -1.5])
@@ -91,6 +93,9 @@ def test_what_is_no_surrogate(surrogate: object, message: str) -> None:
     [
         ({"a": exact}, {}, TypeError, "needed estimator 'a' such as"),
         ({"a": "exact"}, {}, TypeError, "got 'exact'; call it"),
+        ({"a": soft(f1)}, {}, TypeError, "belongs among the surrogates"),
+        ({"a": nn.BCEWithLogitsLoss()}, {}, TypeError, "belongs among the surrogates"),
+        ({"a": MetricLoss(f1)}, {}, TypeError, "got MetricLoss.*belongs among the surrogates"),
         ([exact()], {}, TypeError, "needed estimators by name"),
         ({}, {"a": soft}, TypeError, "needed surrogate 'a' such as"),
         ({}, {}, ValueError, "needed an estimator or a surrogate"),
@@ -103,7 +108,51 @@ def test_what_is_no_candidate(estimators: object, surrogates: object, error: typ
 
 
 def test_the_usual_candidates() -> None:
-    assert {"exact", "arm(2)", "rebar(1)", "spsa(2)"} <= default_estimators().keys()
-    assert [*default_surrogates(f1)] == ["bce", "bce, balanced", "focal", "soft f1", "lovasz f1"]
-    assert [*default_surrogates(OpaqueMetric(print))] == ["bce", "bce, balanced", "focal"]
+    plain = {"score_function-2", "score_function-16", "greedy", "moving_average"}
+    assert default_estimators().keys() - plain == ESTIMATORS.keys() - {"score_function"}
+    assert [*default_surrogates(f1)] == ["bce", "bce-balanced", "focal", "soft", "lovasz"]
+    assert [*default_surrogates(OpaqueMetric(print))] == ["bce", "bce-balanced", "focal"]
+    for name in (*default_estimators(), *default_surrogates(f1)):
+        assert shlex.quote(name) == name
     assert [*default_surrogates(f1, policy=Categorical)] == ["cross-entropy"]
+
+
+# What an estimate asks for, as docs/estimators.md counts it, for 4 decisions.
+REWARDS = {
+    "exact": 0, "enumeration": 16, "counterfactual": 1, "score_function-2": 2, "score_function-16": 16, "greedy": 17,
+    "moving_average": 16, "arm": 2, "disarm": 2, "unordered_set": 4, "sum_and_sample": 2, "inclusion_weighted": 4,
+    "muprop": 2, "rebar": 2, "straight_through": 1, "gumbel_softmax": 1, "spsa": 2, "evolution_strategies": 2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_rewards_are_counted(rows: int) -> None:
+    batch = Batch(LOGITS.expand(rows, -1), TARGET.expand(rows, -1), f1, Bernoulli)
+    found = candidates(batch, default_estimators(), {"soft": soft(f1)}, seed=0)
+    for _ in range(2):
+        for each in found:
+            each.gradient()
+        assert {each.name: each.tally.rewards for each in found} == REWARDS | {"soft": 0}
+
+
+def test_a_black_box_is_asked_for_each_change() -> None:
+    box = Batch(LOGITS, TARGET, OpaqueMetric(lambda b, y: (b == y).double().mean()), Bernoulli)
+    (only,) = candidates(box, {"cf": counterfactual(draws=3)}, {}, seed=0)
+    only.gradient()
+    assert only.tally.rewards == 3 * (1 + 4)
+
+
+def test_more_rewards_than_there_is_time_for() -> None:
+    (only,) = candidates(BATCH, {"all": enumeration()}, {}, seed=0)
+    only.tally.most, only.tally.each = 15, 2.0
+    with pytest.raises(TooSlow, match="too slow: about 32 s an estimate; raise seconds"):
+        only.gradient()
+
+
+def test_whether_anything_is_drawn() -> None:
+    given = {"cf": counterfactual(draws=3), "exact": exact(), "mine": lambda p, s, generator: score_function()(
+        p, s, generator=generator)}  # fmt: skip
+    found = candidates(BATCH, given, {"bce": bce}, seed=0)
+    for each in found:
+        each.gradient()
+    assert [each.draws for each in found] == [3, 0, 1, 0]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlgrad.auditing.cost import peak_memory, timed
+from rlgrad.auditing.cost import SHORT, peak_memory, timed
 
 CPU = torch.device("cpu")
 MIB = 1 << 20
@@ -64,3 +64,15 @@ def test_seconds_are_those_of_the_call() -> None:
     result, seconds = timed(slow, CPU)
     assert result == 1
     assert 0.02 <= seconds < 1
+
+
+def test_looking_at_memory_is_quick_where_python_is_busy() -> None:
+    def busy() -> Tensor:
+        for _ in range(8000):
+            block = torch.zeros(10).clone()
+        return block
+
+    _, seconds = timed(busy, CPU)
+    start = time.perf_counter()
+    assert peak_memory(busy, CPU) == 120
+    assert time.perf_counter() - start < 60 * max(seconds, SHORT)

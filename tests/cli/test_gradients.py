@@ -44,7 +44,7 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_an_audit_of_digits_prints_a_row_for_each_candidate(capsys: pytest.CaptureFixture[str]) -> None:
     out, _ = said(["audit", *FAST, "--items=32"], capsys)
-    for name in ("exact", "counterfactual(1)", "disarm(2)", "rebar(1)", "~ bce", "~ soft f1", "~ lovasz f1"):
+    for name in ("exact", "counterfactual", "disarm", "rebar", "bce", "soft", "lovasz"):
         assert re.search(rf"^{re.escape(name)} ", out, re.MULTILINE), name
     assert "32 decisions" in out
     assert list(Path().iterdir()) == []
@@ -56,10 +56,10 @@ def test_an_audit_of_a_table_is_kept_as_json_and_a_figure(capsys: pytest.Capture
     label = np.where(size + rng.normal(size=80) > 0, "yes", "no")
     pd.DataFrame({"size": size, "label": label}).to_csv("t.csv", index=False)
     arguments = ["audit", "t.csv", "--target=label", "--metric=mcc", "--out=kept", "--model=mlp", "--items=20", *FAST]
-    chosen = ["--candidates", "exact", "counterfactual(1)", "bce"]
+    chosen = ["--candidates", "exact", "counterfactual", "bce"]
     out, _ = said([*arguments, *chosen], capsys)
     found = json.loads(Path("kept/audit.json").read_text())
-    assert [row["name"] for row in found["rows"]] == ["exact", "counterfactual(1)", "bce"]
+    assert [row["name"] for row in found["rows"]] == ["exact", "counterfactual", "bce"]
     assert found["metric"] == "mcc"
     assert "<svg" in Path("kept/audit.svg").read_text()
     assert "kept/audit.json" in out
@@ -70,7 +70,7 @@ def test_an_audit_of_a_table_is_kept_as_json_and_a_figure(capsys: pytest.Capture
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--candidates", "counterfactual(2)"], r"needed a candidate that exists, got 'counterfactual\(2\)'; did you "),
+        (["--candidates", "counterfactuals"], "needed a candidate that exists, got 'counterfactuals'; did you mean "),
         (["--metric", "f3"], "needed a metric that exists, got 'f3'"),
         (["--items", "1"], "needed at least 2 items"),
         (["--epochs", "-1"], "needed at least 2 items and 0 epochs"),

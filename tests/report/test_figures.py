@@ -127,6 +127,13 @@ def test_what_cannot_be_drawn(tmp_path, found: dict[str, Any], name: str, messag
     assert not list(tmp_path.iterdir())
 
 
+def test_a_dollar_is_a_dollar(tmp_path) -> None:
+    names = {"problem": "profit in $, 5$ a row", "metric": "$\\frac"}
+    found = {**audit([row("costs $5 and $x_{", 0.9, 1e-3), row("low $^", -0.5, 1e-3)]), **names}
+    cosine_against_cost(found, tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size > 1000
+
+
 def test_one_candidate_is_enough() -> None:
     low, high = figure(audit([row("soft", 1.0, 1e-3)])).axes[0].get_ylim()
     assert 0 < low < 1 < high < math.inf
