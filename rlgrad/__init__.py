@@ -16,6 +16,8 @@ _MODULES = [
     "objective",
     "policies",
     "probing",
+    "steps",
+    "stochastic",
     "surrogates",
     "train",
 ]
@@ -24,6 +26,7 @@ _HOMES = {
     "Categorical": "policies",
     "CountMetric": "metrics",
     "Downstream": "metrics",
+    "ExpectedLoss": "stochastic",
     "MetricLoss": "objective",
     "Stage": "train",
     "audit": "auditing",
@@ -41,6 +44,8 @@ if TYPE_CHECKING:  # the same names, for readers and type checkers
     from . import objective as objective
     from . import policies as policies
     from . import probing as probing
+    from . import steps as steps
+    from . import stochastic as stochastic
     from . import surrogates as surrogates
     from . import train as train
     from .auditing import audit as audit
@@ -50,6 +55,7 @@ if TYPE_CHECKING:  # the same names, for readers and type checkers
     from .policies import Bernoulli as Bernoulli
     from .policies import Categorical as Categorical
     from .probing import probe as probe
+    from .stochastic import ExpectedLoss as ExpectedLoss
     from .train import Stage as Stage
     from .train import evaluate as evaluate
     from .train import fit as fit

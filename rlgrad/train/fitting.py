@@ -13,6 +13,7 @@ from rlgrad.checks import describe
 from rlgrad.metrics import CountMetric, Metric, as_metric
 from rlgrad.objective import MetricLoss
 from rlgrad.policies import Bernoulli, kl_divergence
+from rlgrad.stochastic import ExpectedLoss
 from rlgrad.surrogates import best_threshold
 from rlgrad.train.batches import Batches, Data
 from rlgrad.train.evaluation import PolicyType, judge, predict
@@ -188,7 +189,9 @@ class _Step:
         parameters = list(run.model.parameters())
         if isinstance(stage.criterion, nn.Module):
             stage.criterion.to(run.fabric.device)
-        if isinstance(stage.criterion, MetricLoss):  # baselines and control variates learn with the policy
+        if isinstance(
+            stage.criterion, MetricLoss | ExpectedLoss
+        ):  # baselines and control variates learn with the policy
             known = set(map(id, parameters))
             parameters += [each for each in stage.criterion.parameters() if id(each) not in known]
         optimizer = stage.optimizer(parameters, lr=stage.lr)
@@ -198,13 +201,18 @@ class _Step:
         self.model, self.optimizer = run.fabric.setup(run.model, optimizer)
 
     def __call__(self, x: Any, target: Tensor, *, where: str) -> float:
-        logits = self.model(x)
-        self._refuse("a logit", logits, where, "look for NaN in the inputs, or lower lr")
-        loss = self.stage.criterion(logits, target)
+        criterion = self.stage.criterion
+        if isinstance(criterion, ExpectedLoss):  # it runs the network itself, drawing its steps
+            logits, loss = None, criterion(self.run.model, x, target)
+        else:
+            logits = self.model(x)
+            self._refuse("a logit", logits, where, "look for NaN in the inputs, or lower lr")
+            loss = criterion(logits, target)
         if not isinstance(loss, Tensor) or loss.ndim:
             got = describe(loss) if isinstance(loss, Tensor) else repr(loss)
             raise TypeError(f"needed a scalar tensor from the criterion of stage {self.stage.name!r}, got {got}")
         if self.reference is not None:
+            logits = self.model(x) if logits is None else logits
             policy, reference = self.run.policy(logits), self.run.policy(self.reference(x))
             loss = loss + self.stage.kl * kl_divergence(policy, reference).mean()
         self._refuse("the loss", loss, where, "lower lr, or look at the criterion")

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from rlgrad.stochastic import ExpectedLoss
 from rlgrad.surrogates import Criterion
 
 
@@ -14,7 +15,8 @@ class Stage:
     """A stretch of training on one criterion.
 
     Args:
-        criterion: ``criterion(logits, target)`` gives a scalar: a MetricLoss, a surrogate, or any of torch's own.
+        criterion: ``criterion(logits, target)`` gives a scalar: a MetricLoss, a surrogate, or any of torch's own; or an
+            ExpectedLoss, for a network of steps.
         epochs: passes over the data, at most.
         lr: learning rate.
         patience: the stage ends after this many epochs in a row without a validation metric better than its best.
@@ -28,7 +30,7 @@ class Stage:
         ValueError: a number is out of its range.
     """
 
-    criterion: Criterion
+    criterion: Criterion | ExpectedLoss
     epochs: int = 100
     lr: float = 1e-3
     patience: int = 20
