@@ -24,7 +24,7 @@ from rlgrad.estimators import (
     straight_through,
     unordered_set,
 )
-from rlgrad.metrics import OpaqueMetric
+from rlgrad.metrics import OpaqueMetric, expected_counts, f1
 from rlgrad.steps import Sign, Step
 from rlgrad.stochastic import ExpectedLoss, averaged, policy_gradient
 
@@ -243,3 +243,23 @@ def test_a_learned_baseline_learns_too() -> None:
 def test_what_cannot_be(call: Callable[[], object], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call()
+
+
+def test_hard_units_and_a_hard_metric_at_once() -> None:
+    """Hidden steps, and steps at the output that the F1 of each row is scored on: no surrogate anywhere."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(200, 6, generator=generator)
+    y = x @ torch.randn(6, 5, generator=generator) > 0.5
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(6, 24), step(), nn.Linear(24, 5), step())
+    one_minus_f1 = lambda output, target: 1 - f1.of_counts(*expected_counts(output, target))  # noqa: E731
+    criterion = ExpectedLoss(one_minus_f1, temperature=(1.0, 0.3), calls=500, generator=generator)
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.02)
+    before = f1(network(x) > 0, y).mean()
+    for _ in range(500):
+        optimizer.zero_grad()
+        criterion(network, x, y).backward()
+        optimizer.step()
+    after = f1(network(x) > 0, y).mean()
+    print(f"row-wise F1 {before:.3f} before, {after:.3f} after")
+    assert after > 0.75 > 0.6 > before
