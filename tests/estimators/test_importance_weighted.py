@@ -390,4 +390,4 @@ def test_a_policy_of_a_class_of_ones_own() -> None:
 
     score = network()
     again = importance_weighted.draw(Own(LOGITS), score, draws=2)
-    again(Own(LOGITS), score)
+    torch.testing.assert_close(again(Own(LOGITS), score), again(Bernoulli(LOGITS), score))
