@@ -41,8 +41,9 @@ seeds, of networks whose hidden units are unit steps, written by
     {command}
 
 Adam at {rate}, batches of {batch}, {epochs} epochs, the last weights; one rate for all and tuned for none.
-`relu units` and `sigmoid units` are references whose units are not hard. `frozen` trains the last layer alone: what a dead
-gradient can do. Surrogate derivatives are named as in `rlgrad.steps.RULES`. The policy gradients are those of
+`relu units` and `sigmoid units` are references whose units are not hard. `frozen` trains the last layer
+alone: what a dead gradient can do. Surrogate derivatives are named as in `rlgrad.steps.RULES`.
+The policy gradients are those of
 `ExpectedLoss`: units are drawn in training, at a temperature that falls from {first:g} to {last:g}, and hard at
 test time; they are unbiased for the network of drawn units. `what if` asks for each unit what the loss had
 been, had it gone the other way (`counterfactual`); a number is that of the draws of each layer. Intervals are

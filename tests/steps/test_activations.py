@@ -121,6 +121,18 @@ def test_large_tensors_are_done_in_blocks_with_the_same_result(make) -> None:
     torch.testing.assert_close(gradient(module, half)[0], gradient(module, half[0]), rtol=2**-7, atol=0)
 
 
+def test_large_tensors_that_are_views_or_differentiated_twice() -> None:
+    module, x = Step(backward="sigmoid"), torch.linspace(-2, 2, _BLOCK + 6)
+    assert torch.equal(module(x.reshape(2, -1).T), module(x).reshape(2, -1).T)
+    torch.testing.assert_close(gradient(module, x.reshape(2, -1)[:, ::2]), gradient(module, x).reshape(2, -1)[:, ::2])
+    leaf = x[:: _BLOCK // 2].double().requires_grad_()
+    large = leaf.repeat(_BLOCK)
+    (first,) = torch.autograd.grad(module(large).sum(), leaf, create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), leaf)
+    (expected,) = torch.autograd.grad(RULES["sigmoid"]()(leaf).sum(), leaf)
+    torch.testing.assert_close(second, _BLOCK * expected)
+
+
 @every
 def test_the_input_and_the_incoming_gradient_are_left_alone(make) -> None:
     for size in (5, _BLOCK + 5):
