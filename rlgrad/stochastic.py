@@ -6,6 +6,7 @@ to the loss of the row; where further steps follow, their estimates are nested i
 is what it looks like, hard and deterministic; ``averaged`` gives the mean output over draws instead.
 """
 
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -27,7 +28,7 @@ Unit = Step | Sign
 class policy_gradient:
     """The backward rule of a step that ``ExpectedLoss`` draws, and gives a policy gradient.
 
-    Everywhere else the step is hard, and its derivative the true one, zero.
+    Everywhere else the step is hard, and its derivative the true one, zero: a warning says so on the way back.
 
     Example:
         >>> Step(backward=policy_gradient())(torch.tensor([-1.0, 2.0]))
@@ -36,6 +37,11 @@ class policy_gradient:
 
     def __call__(self, distance: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Zero."""
+        warnings.warn(
+            "back-propagation alone has passed a step with policy_gradient(), and nothing before it learns from that; "
+            "train the network with rlgrad.ExpectedLoss",
+            stacklevel=2,
+        )
         return torch.zeros_like(distance)
 
 
@@ -60,7 +66,8 @@ class ExpectedLoss(nn.Module):
     Raises:
         ValueError: a temperature that is not above 0, or a schedule without calls; on use, a loss that is not one
             number for each row.
-        TypeError: on use, a network that is not an ``nn.Sequential``, or that has no step to be drawn.
+        TypeError: what is given for an estimator is none; on use, a network that is not an ``nn.Sequential``, or that
+            has no step to be drawn.
 
     Source: Williams (1992); Titsias, Lazaro-Gredilla (2015) for the default estimator.
 
@@ -89,6 +96,8 @@ class ExpectedLoss(nn.Module):
             raise ValueError(f"needed temperatures above 0, got {temperature}; 1.0, or (1.0, 0.3) over a training")
         if first != last and calls < 1:
             raise ValueError(f"needed the number of calls that the schedule {temperature} takes, got {calls}")
+        if estimator is not None and not isinstance(estimator, Estimator):
+            raise TypeError(f"needed an estimator such as disarm(draws=4), got {estimator!r}; it is not taken by name")
         self.loss = loss
         self.estimator = counterfactual() if estimator is None else estimator
         self.first, self.last, self.calls = float(first), float(last), calls
@@ -267,7 +276,15 @@ def _cut(network: nn.Module) -> tuple[list[nn.Sequential], list[Unit]]:
         else:
             segments[-1].append(layer)
     if not steps:
-        raise TypeError("needed a step that is drawn, got none; write Step(backward=policy_gradient())")
+        raise TypeError(
+            "needed a step that is drawn among the layers of the chain, got none there (modules of one's own are not "
+            "looked into); write Step(backward=policy_gradient())"
+        )
+    if any(isinstance(part, nn.modules.batchnorm._BatchNorm) and part.training for part in network.modules()):
+        raise ValueError(
+            "needed layers that treat rows apart, got batch normalization in training mode, which mixes the draws of a "
+            "row with those of others; use nn.LayerNorm"
+        )
     return [nn.Sequential(*segment) for segment in segments], steps
 
 

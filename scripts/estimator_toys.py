@@ -45,9 +45,9 @@ INTRODUCTION = """# Estimators
 
 All are called alike, `estimator(policy, score, generator=...)`, and return a tensor `*batch` whose value estimates the
 expected reward and whose gradient is the estimator. `score` is what decisions are scored by: a `Scorer(metric, target)`
-at the output of a network, `Downstream(function)` for decisions inside of one, or any function from decisions
-`draws *batch items` to rewards `draws *batch`. *Rewards* counts how often one estimate asks for the reward of a whole
-row; n is `draws`, N the number of decisions in the row, K that of classes.
+at the output of a network, `Downstream(function)` for decisions inside of one, or any function from decisions `draws
+*batch items`, bool or class numbers, to rewards `draws *batch`. *Rewards* counts how often one estimate asks for the
+reward of a whole row; n is `draws`, N the number of decisions in the row, K that of classes.
 
 | `rlgrad.estimators` | paper | policy | score | rewards | bias |
 | :-- | :-- | :-- | :-- | :-- | :-- |

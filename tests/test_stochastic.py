@@ -171,6 +171,13 @@ def test_hard_at_evaluation_and_averaged_over_draws() -> None:
     torch.testing.assert_close(mean, last(torch.sigmoid(first(X) / 0.5)), rtol=0, atol=0.2)
 
 
+def test_back_propagation_alone_is_warned_of() -> None:
+    network = one()
+    with pytest.warns(UserWarning, match=r"train the network with rlgrad\.ExpectedLoss"):
+        found = gradient(LOSS(network(X), Y).mean(), network)
+    assert not found[:12].any()
+
+
 def test_a_schedule_runs_over_calls_in_training() -> None:
     criterion = ExpectedLoss(LOSS, temperature=(1.0, 0.25), calls=4)
     seen = [criterion.temperature]
@@ -227,11 +234,17 @@ def test_a_learned_baseline_learns_too() -> None:
         (lambda: ExpectedLoss(LOSS, temperature=0.0), ValueError, "needed temperatures above 0, got 0.0"),
         (lambda: ExpectedLoss(LOSS, temperature=(1.0, -1.0)), ValueError, r"needed temperatures above 0, got \(1.0"),
         (lambda: ExpectedLoss(LOSS, temperature=(1.0, 0.3)), ValueError, "needed the number of calls"),
+        (lambda: ExpectedLoss(LOSS, "disarm"), TypeError, "needed an estimator such as disarm"),
+        (
+            lambda: ExpectedLoss(LOSS)(nn.Sequential(nn.Linear(3, 3), step(), nn.BatchNorm1d(3)), X.float(), Y),
+            ValueError,
+            "needed layers that treat rows apart, got batch normalization",
+        ),
         (lambda: ExpectedLoss(LOSS)(nn.Linear(3, 3), X, Y), TypeError, "needed an nn.Sequential to draw the steps of"),
         (
             lambda: ExpectedLoss(LOSS)(nn.Sequential(nn.Linear(3, 3), Step()), X.float(), Y),
             TypeError,
-            "needed a step that is drawn, got none",
+            "needed a step that is drawn among the layers",
         ),
         (
             lambda: ExpectedLoss(nn.CrossEntropyLoss())(one(), X, Y),

@@ -74,7 +74,7 @@ def check_name(name: str, known: list[str], what: str) -> None:
     if name not in known:
         from difflib import get_close_matches
 
-        close = get_close_matches(name, known, n=3)
+        close = get_close_matches(name.lower(), known, n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(known)}"
         raise BadInput(f"needed {what} that exists, got {name!r}; {hint}")
 

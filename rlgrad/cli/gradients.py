@@ -44,7 +44,7 @@ class Audit:
     estimates: int = 1000
     """Estimates of each candidate, at most."""
     seconds: float = 0.8
-    """Time for the estimates of each candidate."""
+    """Time for the estimates of each candidate: a slower machine makes fewer."""
     out: Path | None = None
     """Folder for audit.json and the figure audit.svg."""
     overwrite: bool = False
@@ -157,6 +157,7 @@ class Probe:
         if self.out is not None:
             with replacing(self.out) as file:
                 file.write(json.dumps({name: one.to_dict() for name, one in reports.items()}, indent=2).encode())
+            print(f"\nwritten: {self.out}")
         return 0
 
     def _report(self, name: str, shapes: list[tuple[int, ...]], known: list[str]) -> "Report":

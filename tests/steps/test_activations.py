@@ -131,6 +131,9 @@ def test_large_tensors_that_are_views_or_differentiated_twice() -> None:
     (second,) = torch.autograd.grad(first.sum(), leaf)
     (expected,) = torch.autograd.grad(RULES["sigmoid"]()(leaf).sum(), leaf)
     torch.testing.assert_close(second, _BLOCK * expected)
+    rows = torch.stack([x, -x / 3])
+    found = torch.func.vmap(torch.func.grad(lambda row: module(row).sum()))(rows)
+    torch.testing.assert_close(found, RULES["sigmoid"]()(rows))
 
 
 @every
