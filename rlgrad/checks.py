@@ -104,3 +104,13 @@ def check_rows_of_several(target: Shaped[Tensor, "*batch items"]) -> None:
             f"needed rows of several items, got {describe(target)}, which would score each single decision by "
             "itself; squeeze(-1) logits and target to score the batch as one"
         )
+
+
+def check_generator(generator: object) -> None:
+    """Randomness comes from a generator, or None for torch's own; a bare seed is not one.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"needed a generator, got {generator!r}; pass torch.Generator().manual_seed(0)")

@@ -1,52 +1,16 @@
 """The module that stands where a criterion stood."""
 
 from collections.abc import Callable
-from difflib import get_close_matches
 from typing import Literal
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from rlgrad.checks import check_logits, check_rows_of_several, check_target
-from rlgrad.estimators import (
-    REBAR,
-    Estimator,
-    arm,
-    counterfactual,
-    disarm,
-    enumeration,
-    evolution_strategies,
-    exact,
-    gumbel_softmax,
-    inclusion_weighted,
-    muprop,
-    score_function,
-    spsa,
-    straight_through,
-    sum_and_sample,
-    unordered_set,
-)
+from rlgrad.checks import check_generator, check_logits, check_rows_of_several, check_target
+from rlgrad.estimators import Estimator, as_estimator
 from rlgrad.metrics import CountMetric, Metric, Scorer, as_metric
-from rlgrad.policies import Bernoulli, Categorical, Policy
-
-ESTIMATORS: dict[str, Callable[[], Estimator]] = {
-    "exact": exact,
-    "counterfactual": counterfactual,
-    "score_function": score_function,
-    "enumeration": enumeration,
-    "sum_and_sample": sum_and_sample,
-    "unordered_set": unordered_set,
-    "inclusion_weighted": inclusion_weighted,
-    "arm": arm,
-    "disarm": disarm,
-    "muprop": muprop,
-    "rebar": REBAR,
-    "straight_through": straight_through,
-    "gumbel_softmax": gumbel_softmax,
-    "spsa": spsa,
-    "evolution_strategies": evolution_strategies,
-}
+from rlgrad.policies import Bernoulli, Categorical
 
 
 class MetricLoss(nn.Module):
@@ -66,7 +30,8 @@ class MetricLoss(nn.Module):
         metric: a CountMetric, or any function of one row's (decision, target) that returns a number.
         estimator: "auto" takes "exact" for a CountMetric under a Bernoulli policy and "score_function" (leave-one-out,
             16 draws) for all else; or a name, or an estimator such as ``counterfactual(draws=4)``, which is the one for
-            a formula of counts with a jump or a kink. ``ESTIMATORS`` holds the names.
+            a formula of counts with a jump or a kink. ``rlgrad.estimators.ESTIMATORS`` holds the
+            names.
         policy: Bernoulli for logits ``*batch items``, Categorical for logits ``*batch items classes``.
         reduction: over rows: "mean", "sum" or "none".
         generator: source of randomness of the sampling estimators, on the logits' device.
@@ -102,9 +67,10 @@ class MetricLoss(nn.Module):
         super().__init__()
         if reduction not in ("mean", "sum", "none"):
             raise ValueError(f"needed reduction mean, sum or none, got {reduction!r}")
+        check_generator(generator)
         self.metric = as_metric(metric)
         self.policy = policy
-        self.estimator = _estimator(estimator, self.metric, policy)
+        self.estimator = as_estimator(self._usual() if estimator == "auto" else estimator)
         # An estimator or a credit that has a state is a module: registered here, it is saved, moved and trained with
         # this one.
         credit = getattr(self.estimator, "credit", None)
@@ -118,31 +84,24 @@ class MetricLoss(nn.Module):
 
     def forward(self, logits: Float[Tensor, "..."], target: Shaped[Tensor, "*batch items"]) -> Float[Tensor, "*rows"]:
         """1 - E[metric], reduced over rows."""
-        axes = 1 if self.policy is Bernoulli else 2
-        check_logits(logits, axes=axes)
-        check_target(logits, target, axes=axes)
-        check_rows_of_several(target)
-        policy: Policy = self.policy(logits)
-        expected = self.estimator(policy, Scorer(self.metric, target), generator=self.generator)
-        loss = 1 - expected
+        loss = self.of_rows(logits, target)
         if self.reduction == "none":
             return loss
         # A batch without rows has no mean; it gives zero, attached to the graph, which distributed training needs.
         return loss.sum() / max(1, loss.numel()) if self.reduction == "mean" else loss.sum()
 
+    def of_rows(self, logits: Float[Tensor, "..."], target: Shaped[Tensor, "*batch items"]) -> Float[Tensor, "*batch"]:
+        """1 - E[metric] of each row."""
+        self.check(logits, target)
+        return 1 - self.estimator(self.policy(logits), Scorer(self.metric, target), generator=self.generator)
 
-def _estimator(choice: str | Estimator, metric: Metric, policy: type) -> Estimator:
-    if choice == "auto":
-        choice = "exact" if isinstance(metric, CountMetric) and policy is Bernoulli else "score_function"
-    if isinstance(choice, str):
-        if choice not in ESTIMATORS:
-            close = get_close_matches(choice.lower(), ESTIMATORS, n=2)
-            hint = f"did you mean {' or '.join(close)}? " if close else ""
-            raise ValueError(
-                f"needed an estimator of auto, {', '.join(ESTIMATORS)}, got {choice!r}; {hint}"
-                "one that needs more, such as RELAX(network), is passed as an object"
-            )
-        choice = ESTIMATORS[choice]()
-    if not callable(choice) or isinstance(choice, type):
-        raise TypeError(f"needed an estimator such as counterfactual(draws=4), got {choice!r}; call it, or name it")
-    return choice
+    def check(self, logits: Float[Tensor, "..."], target: Shaped[Tensor, "*batch items"]) -> None:
+        """Refuse what is not logits and a target that fits them; see the class for the errors."""
+        axes = len(self.policy.axes)
+        check_logits(logits, axes=axes)
+        check_target(logits, target, axes=axes)
+        check_rows_of_several(target)
+
+    def _usual(self) -> str:
+        by_formula = isinstance(self.metric, CountMetric) and self.policy is Bernoulli
+        return "exact" if by_formula else "score_function"

@@ -14,6 +14,8 @@ from rlgrad.estimators.enumeration import enumeration as enumeration
 from rlgrad.estimators.enumeration import sum_and_sample as sum_and_sample
 from rlgrad.estimators.exact import exact as exact
 from rlgrad.estimators.importance_weighted import importance_weighted as importance_weighted
+from rlgrad.estimators.names import ESTIMATORS as ESTIMATORS
+from rlgrad.estimators.names import as_estimator as as_estimator
 from rlgrad.estimators.perturbation import evolution_strategies as evolution_strategies
 from rlgrad.estimators.perturbation import spsa as spsa
 from rlgrad.estimators.relaxation import REBAR as REBAR

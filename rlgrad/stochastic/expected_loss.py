@@ -1,0 +1,265 @@
+"""The expected loss of a network whose steps are drawn, by policy gradients nested in one another."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+from rlgrad.checks import check_generator, describe
+from rlgrad.estimators import Estimator, as_estimator
+from rlgrad.objective import MetricLoss
+from rlgrad.policies import open_uniform
+from rlgrad.stochastic.joint import Joint
+from rlgrad.stochastic.networks import Chain, Runner, Stop, opened
+from rlgrad.stochastic.units import Layer, layer_of
+
+_CACHED = 1 << 17  # numbers
+_LOOKS = 8  # draws of a whole batch by which its rows are given credit
+RowLoss = Callable[[Tensor, Tensor], Tensor]
+
+
+class ExpectedLoss(nn.Module):
+    """The expected loss of a network whose steps are drawn, with a policy gradient through each of them.
+
+    Called with a network, its input and the target, it stands where ``criterion(network(x), target)`` stood, and
+    ``rlgrad.fit`` takes it as the criterion of a stage. Credit is per row: each row of the batch is scored by its own
+    loss, so the network must treat rows apart (no batch normalization). Layers after a step learn by back-propagation
+    from the draws.
+
+    A ``MetricLoss`` makes hard units learn from a hard metric, with no surrogate on the way: of each row, where the
+    network gives a row several logits, or of the whole batch, where it gives one decision. Credit is per row there too:
+    the rows of a batch are first drawn together, and each is then scored by what its decision adds to the metric among
+    those of the others.
+
+    The network may be any module, and may hold drawn steps anywhere. An ``nn.Sequential`` of them runs piece by piece;
+    any other is run from its input for each question, so its time grows with the square of its layers of steps.
+
+    Args:
+        loss: function of ``(output, target)`` with one loss for each row, ``rows *classes`` and ``rows`` to ``rows``,
+            such as ``nn.CrossEntropyLoss(reduction="none")``; or a ``MetricLoss``.
+        estimator: of the gradient of each layer of steps, or its name. The default asks for each unit what the loss
+            would have been, had it gone the other way; where an ``nn.Linear`` follows that is one row of its weights
+            more. ``muprop``, ``REBAR`` and ``RELAX`` take the surrogate's own gradient, of soft units, off the noise.
+        temperature: of the noise. The smaller, the nearer to hard units, and the fainter the gradient. Two numbers are
+            the first and the last of a geometric schedule.
+        calls: over how many calls in training mode the schedule runs.
+        generator: source of randomness, on the device of the network.
+
+    Raises:
+        ValueError: a temperature that is not above 0, or a schedule without calls; on use, a loss that is not one
+            number for each row.
+        TypeError: what is given for an estimator is none; on use, a network that has no step to be drawn.
+
+    Source: Williams (1992); Titsias, Lazaro-Gredilla (2015) for the default estimator.
+
+    Example:
+        >>> from rlgrad.steps import Step
+        >>> from rlgrad.stochastic import policy_gradient
+        >>> network = nn.Sequential(nn.Linear(4, 8), Step(backward=policy_gradient()), nn.Linear(8, 3))
+        >>> criterion = ExpectedLoss(nn.CrossEntropyLoss(reduction="none"))
+        >>> criterion(network, torch.randn(5, 4), torch.tensor([0, 1, 2, 1, 0])).backward()
+        >>> network[0].weight.grad.abs().sum() > 0
+        tensor(True)
+    """
+
+    called: Tensor
+
+    def __init__(
+        self,
+        loss: RowLoss,
+        estimator: str | Estimator = "counterfactual",
+        *,
+        temperature: float | tuple[float, float] = 1.0,
+        calls: int = 0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        first, last = temperature if isinstance(temperature, tuple) else (temperature, temperature)
+        if not (0 < first < float("inf") and 0 < last < float("inf")):
+            raise ValueError(f"needed temperatures above 0, got {temperature}; 1.0, or (1.0, 0.3) over a training")
+        if first != last and calls < 1:
+            raise ValueError(f"needed the number of calls that the schedule {temperature} takes, got {calls}")
+        check_generator(generator)
+        self.loss = loss
+        self.estimator = as_estimator(estimator)
+        self.first, self.last, self.calls = float(first), float(last), calls
+        self.generator = generator
+        self.register_buffer("called", torch.zeros((), dtype=torch.int64))
+
+    def extra_repr(self) -> str:
+        """What it is made of, for ``repr``."""
+        return f"{self.estimator!r}, temperature=({self.first:g}, {self.last:g}), calls={self.calls}"
+
+    @property
+    def temperature(self) -> float:
+        """That of the next call."""
+        share = min(1.0, int(self.called) / self.calls) if self.calls else 0.0
+        return float(self.first * (self.last / self.first) ** share)
+
+    def forward(self, network: nn.Module, x: Tensor, target: Tensor) -> Float[Tensor, ""]:
+        """The mean over rows of the estimated expected loss."""
+        nest = _Nest(self, opened(network, x), target)
+        reward = nest.expected(nest.runner.start())
+        if self.training:
+            self.called += 1
+        return -reward.sum() / max(1, reward.numel())
+
+
+def averaged(
+    network: nn.Module,
+    x: Tensor,
+    *,
+    draws: int = 16,
+    temperature: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """The mean output of a network over draws of its steps, in place of the output of hard ones.
+
+    Args:
+        network: with steps that are drawn.
+        x: ``rows *features``.
+        draws: how many.
+        temperature: of the noise.
+        generator: source of randomness.
+
+    Returns:
+        ``rows *classes``.
+
+    Raises:
+        TypeError: no step of the network is drawn.
+
+    Example:
+        >>> from rlgrad.steps import Step
+        >>> from rlgrad.stochastic import policy_gradient
+        >>> network = nn.Sequential(nn.Linear(4, 8), Step(backward=policy_gradient()), nn.Linear(8, 3))
+        >>> averaged(network, torch.randn(5, 4), draws=100).shape
+        torch.Size([5, 3])
+    """
+    return _outputs(opened(network, x), draws, temperature, generator).mean(0)
+
+
+def _outputs(
+    runner: Runner, draws: int, temperature: float, generator: torch.Generator | None
+) -> Float[Tensor, "draws rows *classes"]:
+    """What a network gives when its steps are drawn."""
+    stop = runner.start()
+    while stop.unit is not None:
+        inputs = stop.inputs.expand(draws, *stop.inputs.shape[-2:])
+        logistic = temperature * torch.logit(open_uniform(tuple(inputs.shape), like=inputs, generator=generator))
+        stop = runner.resume(stop, layer_of(stop.unit, inputs).drawn(logistic))
+    return stop.reached
+
+
+class _Nest:
+    """A network with its steps drawn, on one batch.
+
+    All that is asked about a batch shares the noise of later steps: it does not depend on what was decided before, and
+    what it does to two decisions cancels in their comparison.
+    """
+
+    def __init__(self, criterion: ExpectedLoss, runner: Runner, target: Tensor) -> None:
+        self.criterion, self.runner, self.target = criterion, runner, target
+        self.temperature = criterion.temperature
+        self.noise: dict[tuple[int, int], Tensor] = {}
+        self.logistic: dict[int, Tensor] = {}
+        self.joint: Joint | None = None
+
+    def expected(self, stop: Stop) -> Float[Tensor, "*lead rows"]:
+        """The reward to be expected from where a run stands."""
+        if stop.unit is None:
+            return -self.losses(stop)
+        layer, level = layer_of(stop.unit, stop.inputs), len(stop.before)
+        if not torch.is_grad_enabled():  # only asked what if, which is asked often
+            return self.after(stop, layer.drawn(self._logistic(level, layer.inputs)))
+        policy = layer.policy(self.temperature, lambda draws: self._uniform(level, draws, layer.inputs))
+        return self.criterion.estimator(policy, _Rest(self, stop, layer), generator=self.criterion.generator)
+
+    def after(self, stop: Stop, values: Float[Tensor, "*lead rows units"]) -> Float[Tensor, "*lead rows"]:
+        """The reward to be expected after a layer gave these values."""
+        return self.expected(self.runner.resume(stop, values))
+
+    def losses(self, stop: Stop) -> Float[Tensor, "*lead rows"]:
+        """Of the network's output."""
+        *lead, rows = stop.reached.shape[: stop.lead + 1]
+        target = self.target.expand(*lead, *self.target.shape).flatten(0, stop.lead)
+        losses: object = self._loss(stop)(stop.reached.flatten(0, stop.lead), target)
+        if not isinstance(losses, Tensor) or losses.shape != target.shape[:1]:
+            got = describe(losses) if isinstance(losses, Tensor) else repr(losses)
+            raise ValueError(f'needed one loss for each of {len(target)} rows, got {got}; use reduction="none"')
+        return losses.reshape(*lead, rows)
+
+    def _loss(self, stop: Stop) -> RowLoss:
+        loss = self.criterion.loss
+        if not isinstance(loss, MetricLoss):
+            return loss
+        if stop.reached.ndim - stop.lead - 1 >= len(loss.policy.axes):
+            return loss.of_rows
+        if self.joint is None:
+            with torch.no_grad():
+                outputs = _outputs(self.runner, _LOOKS, self.temperature, self.criterion.generator)
+            self.joint = Joint.of(loss, outputs, self.target, generator=self.criterion.generator)
+        return self.joint
+
+    def _uniform(self, level: int, draws: int, inputs: Tensor) -> Float[Tensor, "draws rows units"]:
+        if (level, draws) not in self.noise:
+            shape = (draws, *inputs.shape[-2:])
+            self.noise[level, draws] = open_uniform(shape, like=inputs, generator=self.criterion.generator)
+        return self.noise[level, draws]
+
+    def _logistic(self, level: int, inputs: Tensor) -> Float[Tensor, "rows units"]:
+        # u < sigmoid(z / temperature) where z > temperature x logit(u)
+        if level not in self.logistic:
+            self.logistic[level] = self.temperature * torch.logit(self._uniform(level, 1, inputs)[0])
+        return self.logistic[level]
+
+
+class _Rest:
+    """What follows a layer of steps, as the score of its decisions."""
+
+    def __init__(self, nest: _Nest, stop: Stop, layer: Layer) -> None:
+        self.nest, self.stop, self.layer = nest, stop, layer
+
+    def __call__(self, decision: Shaped[Tensor, "draws *batch units"]) -> Float[Tensor, "draws *batch"]:
+        """Rewards of the decisions."""
+        return self.relaxed(self.layer.encoded(decision))
+
+    def relaxed(self, decision: Float[Tensor, "draws *logits"]) -> Float[Tensor, "draws *batch"]:
+        """Rewards of decisions between 0 and 1."""
+        return self.nest.after(self.stop, self.layer.values(decision.to(self.layer.inputs.dtype)))
+
+    @property
+    def gain(self) -> Callable[[Tensor], Tensor] | None:
+        """What each unit is worth; a change of one moves what a linear layer gives by one row of its weights."""
+        runner = self.nest.runner
+        if not isinstance(runner, Chain) or (linear := runner.linear_after(self.stop)) is None:
+            return None
+        return partial(self._through, runner, linear)
+
+    @torch.no_grad()
+    def _through(self, runner: Chain, linear: nn.Linear, decision: Tensor) -> Tensor:
+        values = self.layer.values(self.layer.encoded(decision))
+        outputs = linear(values)
+
+        def rewards(outputs: Tensor) -> Tensor:
+            return self.nest.expected(runner.resume_after_linear(self.stop, values, outputs))
+
+        def if_moved(moves: Tensor) -> Tensor:
+            return torch.cat([rewards(changed) for changed in _moved(outputs, moves, linear.weight)]).movedim(0, -1)
+
+        now = rewards(outputs)[..., None]
+        return self.layer.gains([if_moved(moves) - now for moves in self.layer.moves(decision)], decision)
+
+
+def _moved(
+    outputs: Float[Tensor, "*lead rows outputs"], moves: Float[Tensor, "*lead rows units"], weight: Tensor
+) -> Iterator[Float[Tensor, "some *lead rows outputs"]]:
+    """The outputs of a linear layer after each single move, so many at once as a processor's cache holds."""
+    units = moves.shape[-1]
+    size = max(1, _CACHED // max(1, outputs.numel()))
+    for start in range(0, units, size):
+        part = slice(start, min(start + size, units))
+        move = moves[..., part].movedim(-1, 0).contiguous()[..., None]
+        rows = weight.T[part].contiguous().reshape(-1, *[1] * (outputs.ndim - 1), outputs.shape[-1])
+        yield torch.addcmul(outputs, move, rows)
