@@ -49,6 +49,28 @@ at the output of a network, `Downstream(function)` for decisions inside of one, 
 *batch items`, bool or class numbers, to rewards `draws *batch`. *Rewards* counts how often one estimate asks for the
 reward of a whole row; n is `draws`, N the number of decisions in the row, K that of classes.
 
+```python
+import torch
+from rlgrad import Bernoulli, MetricLoss, estimators
+from rlgrad.metrics import Scorer, f1
+
+logits = torch.zeros(16, 5, requires_grad=True)  # what a network put out: 16 rows of 5 decisions
+target = torch.randint(0, 2, (16, 5))
+
+# By itself: a policy, a score, a reward to be raised.
+estimator = estimators.disarm(draws=4)
+reward = estimator(Bernoulli(logits), Scorer(f1, target), generator=torch.Generator().manual_seed(0))
+(-reward.mean()).backward()
+
+# In a MetricLoss, by its name or as an object: 1 - reward, to be lowered.
+MetricLoss(f1, "disarm")(logits, target).backward()
+MetricLoss(f1, estimator)(logits, target).backward()
+
+# A score of one's own: from draws x 16 x 5 to draws x 16.
+reward = estimator(Bernoulli(logits), lambda decision: (decision == target).float().mean(-1))
+(-reward.mean()).backward()
+```
+
 | `rlgrad.estimators` | paper | policy | score | rewards | bias |
 | :-- | :-- | :-- | :-- | :-- | :-- |
 | `score_function` | REINFORCE: Williams 1992; Kool 2019 | any | any | n | none |

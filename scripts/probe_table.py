@@ -28,8 +28,10 @@ The verdicts of `rlgrad.probing.probe` on functions of a vector `x` of four numb
 - **pretended**: autograd gives a slope, and finite differences another. That may be meant, as it is in a
   straight-through step.
 - **useful**: none of these. A *kink* is a point without a derivative, where torch takes one by convention; that does
-  no harm, since training hardly ever meets it. A leaf that *rests* has a zero gradient at the example and another
-  elsewhere, as a dead unit has. An *overflow* is one at large inputs in the type of the example.
+  no harm, since training hardly ever meets it. Its slopes are those of the output's sum, or of its first entry, along
+  the first entry of the input. A network of `relu` and `max` is full of them: none is told there. A leaf that *rests*
+  has a zero gradient at the example and another elsewhere, as a dead unit has. An *overflow* is one at large inputs in
+  the type of the example.
 - **unused** and **frozen**, which only models show: the leaf takes no part, or does not want a gradient.
 
 Autograd is asked at a finite number of points, and finite differences are taken in float64: a hole between the points

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rlgrad.probing import Report
 
 _DRAWN = "audit.json", "audit.svg"
+_DTYPES = "float32", "float64", "int64"
 
 
 @dataclass
@@ -120,12 +121,25 @@ class Probe:
 
     what: Annotated[
         tyro.conf.Positional[tuple[str, ...]],
-        tyro.conf.arg(metavar="NAME ...", help="Functions: package.module:name, or known ones such as relu or argmax."),
+        tyro.conf.arg(
+            metavar="NAME ...",
+            help="Functions: package.module:name, or known ones such as relu or argmax. They come before the options.",
+        ),
     ] = ()
     shape: Annotated[
         tuple[str, ...],
         tyro.conf.arg(
-            metavar="N,N,... ...", help="Shapes of the example inputs, each such as 8,3; one of (8,) if left."
+            metavar="N,N,... ...",
+            help="Shapes of the example inputs, each such as 8,3, the same for all functions named; one of (8,) if "
+            "left.",
+        ),
+    ] = ()
+    dtype: Annotated[
+        tuple[str, ...],
+        tyro.conf.arg(
+            metavar="DTYPE ...",
+            help=f"Of the example inputs, one for all or one for each shape, of {', '.join(_DTYPES)}; float32 if left. "
+            "Integers are zeros and ones, which any embedding takes.",
         ),
     ] = ()
     out: Path | None = None
@@ -138,9 +152,11 @@ class Probe:
     def run(self) -> int:
         """Probe, print, and write the findings down."""
         shapes = [_shape(text) for text in self.shape] or [(8,)]
-        if self.shape and not any(":" in name for name in self.what):
+        self._check_dtypes()
+        if (self.shape or self.dtype) and not any(":" in name or "." in name for name in self.what):
+            given = " and ".join(["--shape"] * bool(self.shape) + ["--dtype"] * bool(self.dtype))
             raise BadInput(
-                "needed a package.module:name to give inputs to, got --shape alone; known functions have theirs"
+                f"needed a package.module:name to give inputs to, got {given} alone; known functions have theirs"
             )
         if self.out is not None:
             check_writable(self.out)
@@ -161,19 +177,34 @@ class Probe:
         return 0
 
     def _report(self, name: str, shapes: list[tuple[int, ...]], known: list[str]) -> "Report":
+        import torch
+
         from rlgrad.probing import BUILTINS, example, load, probe
 
-        if ":" not in name:
+        if ":" not in name and "." not in name:
             check_name(name, known, "a known function, or package.module:name,")
             return replace(BUILTINS[name].probe(seed=self.seed), name=name)
         try:
-            return probe(load(name), *example(shapes, seed=self.seed), seed=self.seed)
+            function = load(name)
+            dtypes = [getattr(torch, dtype) for dtype in self.dtype] or [torch.float32]
+            return probe(function, *example(shapes, dtypes=dtypes, seed=self.seed), seed=self.seed)
         except (TypeError, ImportError, RuntimeError) as error:  # of the user's function, or of what it was given
             raise BadInput(str(error)) from error
+
+    def _check_dtypes(self) -> None:
+        for dtype in self.dtype:
+            if dtype not in _DTYPES:
+                raise BadInput(
+                    f"needed a dtype of {', '.join(_DTYPES)}, got --dtype {dtype!r}; names of functions come first, as "
+                    "in rlgrad probe NAME --dtype int64"
+                )
 
 
 def _shape(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(size) for size in text.split(",") if size.strip())
     except ValueError:
-        raise BadInput(f"needed a shape such as 8,3, got --shape {text!r}; write sizes with commas between") from None
+        raise BadInput(
+            f"needed a shape such as 8,3, got --shape {text!r}; write sizes with commas between, and names of "
+            "functions first, as in rlgrad probe NAME --shape 8,3"
+        ) from None

@@ -1,5 +1,6 @@
 """What estimators call: a metric with its target filled in, or whatever stands downstream of hidden decisions."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -14,6 +15,8 @@ from rlgrad.metrics.counts import CountMetric, expected_counts
 from rlgrad.metrics.opaque import OpaqueMetric
 
 Metric = CountMetric | OpaqueMetric
+# How torch says that two tensors differ in dtype: each operation in its own words.
+_OF_DTYPES = re.compile(r"dtype|scalar type|Input type \(")
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,12 @@ class Downstream:
         function: from ``draws *batch items [classes]`` to rewards ``draws *batch``, larger is better: a loss with its
             sign changed.
         classes: how many there are to choose from; None for yes or no.
-        dtype: of the numbers; torch's default dtype by default. It must be that of the function's weights.
+        dtype: of the numbers; torch's default dtype by default. It must be that of the function's weights, which
+            decisions, being bool or integer, do not tell.
+
+    Raises:
+        TypeError: no function; on use, one whose weights are of another dtype.
+        ValueError: on use, decisions that are not what ``classes`` says.
 
     Example:
         >>> decoder = torch.nn.Linear(3, 1)
@@ -97,11 +105,23 @@ class Downstream:
                 f"needed classes below {self.classes}, got {int(decision.max())}; name the policy's number of classes"
             )
         coded = decision if self.classes is None else F.one_hot(decision.long(), self.classes)
-        return self.function(coded.to(self.dtype or torch.get_default_dtype()))
+        return self._reward(coded)
 
     def relaxed(self, decision: Float[Tensor, "draws *logits"]) -> Float[Tensor, "draws *batch"]:
         """Rewards of decisions between 0 and 1."""
-        return self.function(decision.to(self.dtype or torch.get_default_dtype()))
+        return self._reward(decision)
+
+    def _reward(self, decision: Tensor) -> Tensor:
+        numbers = decision.to(self.dtype or torch.get_default_dtype())
+        try:
+            return self.function(numbers)
+        except (RuntimeError, ValueError) as error:
+            if not _OF_DTYPES.search(str(error)):
+                raise
+            raise TypeError(
+                f"needed decisions in the dtype of the function's weights, got {describe(numbers)}: "
+                f"{str(error).splitlines()[0]}; name it, as in Downstream(function, dtype=torch.float64)"
+            ) from error
 
 
 Score = Callable[[Tensor], Tensor]

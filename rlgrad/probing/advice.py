@@ -11,13 +11,23 @@ _CHOICE = (
 )
 _HARD = (
     "A hard decision has no slope. If it is scored, train on the score itself: rlgrad.MetricLoss(metric) on the "
-    "logits. Inside a network, make it a stochastic unit, rlgrad.Bernoulli with an estimator of rlgrad.estimators, "
-    "or give it the backward rule of a soft step."
+    "logits. Inside a network, put rlgrad.steps.Step (or Sign, Staircase) in its place: "
+    'Step(backward="arctan"), with a surrogate derivative, or Step(backward=rlgrad.stochastic.policy_gradient()), '
+    "which rlgrad.ExpectedLoss draws and trains. Else make it a decision of rlgrad.Bernoulli, with an estimator of "
+    "rlgrad.estimators."
 )
 _SAMPLE = (
     "A sample has no slope, its expectation has: put an estimator of rlgrad.estimators in its place, or "
     "rlgrad.MetricLoss(metric) where the sample is scored."
 )
+_STEP = {
+    "step": '{name} has the true derivative, zero: give it a rule, as in Step(backward="arctan"), or train the network '
+    "with rlgrad.ExpectedLoss and Step(backward=rlgrad.stochastic.policy_gradient()).",
+    "drawn": "{name} with policy_gradient() is for rlgrad.ExpectedLoss, which draws it; its own derivative is the true "
+    'one, zero: train the network with that loss, or give it a rule, as in Step(backward="arctan").',
+    "ruled": "Its input lies where {name} passes no gradient back: another scale or start brings it nearer, or a rule "
+    'with long tails, as in Step(backward="arctan"), reaches it.',
+}
 _KEEP = "Keep the tensor as it is where its gradient is wanted; leave the call where the stop is meant."
 
 _CUT = {
@@ -46,8 +56,10 @@ def for_cut(name: str, kind: str) -> str:
     return _CHOICE if name in _DISCRETE else _HARD
 
 
-def for_flat(name: str | None, *, constant: bool) -> str:
-    """Advice where the slope is zero almost everywhere."""
+def for_flat(name: str, kind: str, *, constant: bool) -> str:
+    """Advice where the slope is zero almost everywhere; both are empty where no operation was found to be to blame."""
+    if kind in _STEP:
+        return _STEP[kind].format(name=name)
     if name in _SAMPLING:
         return _SAMPLE
     if constant:

@@ -221,7 +221,8 @@ def _flat(survey: Survey, name: str, leaf: int) -> Finding | None:
     if operation is not None:
         details[0] += f", from {_named(operation)}"
     details += _broken(survey, name, leaf)
-    todo = advice.for_flat(None if operation is None else operation.name, constant=moves is False)
+    name_and_kind = ("", "") if operation is None else (operation.name, operation.kind)
+    todo = advice.for_flat(*name_and_kind, constant=moves is False)
     return _finding(survey, name, leaf, "flat", "; ".join(details), todo, operation)
 
 
@@ -260,9 +261,13 @@ def _never_moved(slopes: Sequence[Slope]) -> list[str]:
 
 
 def _broken(survey: Survey, name: str, leaf: int) -> list[str]:
-    """Notes on the kinks and jumps of an output in an input."""
+    """Notes on the kinks and jumps of an output in an input.
+
+    A network of relu or max has kinks everywhere, of no consequence: there jumps alone are told.
+    """
     if leaf >= survey.subject.inputs or survey.numbers > MOST_NUMBERS or survey.randomness == "wild":
         return []
+    network = bool(survey.subject.frozen) or len(survey.subject.leaves) > survey.subject.inputs
     movable = [at not in survey.fixed for at in range(len(survey.subject.leaves))]
     for point in special(survey.subject, movable):
         if leaf in point.concerns and point.role == "special":
@@ -270,7 +275,7 @@ def _broken(survey: Survey, name: str, leaf: int) -> list[str]:
                 found = find_break(survey.subject, point, survey.dtype, name, leaf)
             except Exception:  # outside the function's domain
                 continue
-            if found is not None:
+            if found is not None and (found.jump or not network):
                 return [_told(found)]
     return []
 
@@ -278,8 +283,14 @@ def _broken(survey: Survey, name: str, leaf: int) -> list[str]:
 def _told(found: Break) -> str:
     if found.jump:
         return f"jumps at {found.where}"
-    takes = "" if found.autograd is None else f"; torch takes {found.autograd:.3g} there, by convention"
-    return f"kink at {found.where}: slope {found.left:.3g} on the left, {found.right:.3g} on the right{takes}"
+    sides = f"kink at {found.where}: slope {found.left:.3g} on the left, {found.right:.3g} on the right"
+    if found.autograd is None:
+        return sides
+    low, high = sorted((found.left, found.right))
+    slack = 1e-3 * max(abs(low), abs(high))  # of finite differences
+    if low - slack <= found.autograd <= high + slack:
+        return f"{sides}; torch takes {found.autograd:.3g} there, by convention"
+    return f"{sides}; torch takes {found.autograd:.3g} there, which is neither: several kinks meet"
 
 
 def _notes(survey: Survey) -> list[str]:

@@ -35,7 +35,7 @@ def load(spec: str) -> Callable[..., object]:
     """
     place, colon, name = spec.partition(":")
     if not (place and colon and name):
-        raise ValueError(f"needed package.module:name, got {spec!r}; write for instance torch.nn:ReLU")
+        raise ValueError(f"needed package.module:name, got {spec!r}; write {_meant(spec)}")
     found = reduce(lambda owner, part: _member(owner, part, spec), name.split("."), _imported(place))
     if isinstance(found, type) and issubclass(found, nn.Module):
         return _instance(found, spec)
@@ -52,6 +52,14 @@ def load(spec: str) -> Callable[..., object]:
             f"it makes a model, call it in the module, model = {name}(), and name model"
         )
     return found
+
+
+def _meant(spec: str) -> str:
+    """What was meant by a name without a colon, or an example."""
+    if spec.endswith(".py"):
+        return f"{spec.removesuffix('.py').replace('/', '.')}:NAME, with a name that it holds"
+    place, _, name = spec.rpartition(".")
+    return f"{place}:{name}" if place and name and ":" not in spec else "for instance torch.nn:ReLU"
 
 
 def _takes_inputs(function: Callable[..., object]) -> bool:
@@ -98,18 +106,39 @@ def _instance(kind: type[nn.Module], spec: str) -> nn.Module:
         ) from error
 
 
-def example(shapes: Sequence[Sequence[int]], *, seed: int = 0) -> tuple[Tensor, ...]:
-    """Standard normal inputs of the given shapes.
+def example(
+    shapes: Sequence[Sequence[int]], *, dtypes: Sequence[torch.dtype] = (torch.float32,), seed: int = 0
+) -> tuple[Tensor, ...]:
+    """Inputs of the given shapes: standard normal numbers, or integers 0 and 1, which any embedding takes.
+
+    Args:
+        shapes: one for each input.
+        dtypes: one for each input, or one for all.
+        seed: of the numbers.
 
     Raises:
-        ValueError: a size is negative.
+        ValueError: a size is negative; there are not as many dtypes as shapes, nor one.
 
     Example:
         >>> [tuple(x.shape) for x in example([(2, 3), ()])]
         [(2, 3), ()]
+        >>> example([(4,)], dtypes=[torch.int64])
+        (tensor([0, 1, 1, 0]),)
     """
+    if len(dtypes) not in (1, len(shapes)):
+        raise ValueError(
+            f"needed one dtype for all inputs, or one for each of the {len(shapes)}, got {len(dtypes)}; give a "
+            "shape and a dtype for each input"
+        )
     wrong = [tuple(shape) for shape in shapes if any(size < 0 for size in shape)]
     if wrong:
         raise ValueError(f"needed sizes of at least 0, got {wrong[0]}; write a shape such as (8, 3)")
     generator = torch.Generator().manual_seed(seed)
-    return tuple(torch.randn(tuple(shape), generator=generator) for shape in shapes)
+
+    def numbers(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        if dtype.is_floating_point:
+            return torch.randn(shape, generator=generator).to(dtype)
+        return torch.randint(2, shape, generator=generator).to(dtype)
+
+    each = list(dtypes) * (len(shapes) if len(dtypes) == 1 else 1)
+    return tuple(numbers(tuple(shape), dtype) for shape, dtype in zip(shapes, each, strict=True))

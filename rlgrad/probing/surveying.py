@@ -146,7 +146,7 @@ def _trace(survey: Survey) -> None:
             outputs, returned = run.outputs, run.returned
     except Exception as error:
         message = f"needed a function that runs at the example inputs, got {type(error).__name__}: {error}"
-        raise RuntimeError(f"{message}; check the inputs") from error
+        raise RuntimeError(f"{message}; check the inputs, their shapes and dtypes") from error
     if not outputs:
         raise TypeError(
             f"needed a function that returns tensors or numbers, got one that returns {returned}; return what is to be "

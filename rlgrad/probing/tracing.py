@@ -12,7 +12,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
+from torch.nn.modules.module import register_module_forward_hook
 from torch.overrides import TorchFunctionMode, resolve_name
+
+from rlgrad.steps import QPWC, Sign, Staircase, Step
+from rlgrad.stochastic import policy_gradient
 
 _TORCH = os.path.dirname(torch.__file__)
 _LIBRARIES = (sysconfig.get_paths()["stdlib"], sysconfig.get_paths()["purelib"], _TORCH)
@@ -41,7 +45,9 @@ class Operation(NamedTuple):
 
     Args:
         name: ``gt``, ``detach``, ``argmax``, ...
-        kind: ``detached``, ``discrete``, ``no_grad``, ``python``, ``copied`` or ``other``.
+        kind: ``detached``, ``discrete``, ``no_grad``, ``python``, ``copied`` or ``other``; ``custom`` for somebody
+            else's autograd function; and for an activation of ``rlgrad.steps`` ``step`` (its derivative is the true
+            one), ``drawn`` (by an ExpectedLoss) or ``ruled``.
         site: of the call; None where it is not known.
     """
 
@@ -93,6 +99,22 @@ class Trace(TorchFunctionMode):
         self._flows: dict[int, tuple[Tensor, _Flow]] = {
             id(leaf): (leaf, _Flow(1 << at % self.count)) for at, leaf in enumerate(self.leaves)
         }
+
+    def __enter__(self) -> "Trace":
+        """Watch operations, and the steps of this library, which are none that torch would tell of."""
+        self._handle = register_module_forward_hook(self._see)
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        """Watch no more."""
+        super().__exit__(*exception)  # type: ignore[no-untyped-call]
+        self._handle.remove()
+
+    def _see(self, module: nn.Module, inputs: object, result: object) -> None:
+        node = result.grad_fn if isinstance(result, Tensor) else None
+        if node is not None and isinstance(module, Step | Sign | Staircase | QPWC):
+            self.sites[node] = Operation(type(module).__name__, _step_kind(module), self._site())
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -199,6 +221,14 @@ def _kind(name: str, result: Tensor) -> str:
     if not torch.is_grad_enabled():
         return "no_grad"
     return "copied" if name in ("tensor", "asarray", "from_numpy") else "other"
+
+
+def _step_kind(step: Step | Sign | Staircase | QPWC) -> str:
+    if isinstance(step, QPWC):
+        return "ruled"
+    if isinstance(step.backward, policy_gradient):
+        return "drawn"
+    return "step" if step.backward is None else "ruled"
 
 
 def _short(file: str) -> str:

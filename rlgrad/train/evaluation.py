@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from rlgrad.checks import check_rows_of_several, check_target
+from rlgrad.checks import check_rows_of_several, check_target, describe
 from rlgrad.metrics import Counts, Metric, as_metric, hard_counts
 from rlgrad.policies import Bernoulli, Categorical
 from rlgrad.train.batches import Batches, Data
@@ -101,5 +101,10 @@ def predict(model: nn.Module, batches: Iterable[Sequence[Tensor]], policy: Polic
 
 
 def _checked(logits: Tensor, target: Tensor, policy: PolicyType) -> Tensor:
+    if policy is Bernoulli and logits.ndim > 1 and logits.shape[-1] > 1 and logits.shape[:-1] == target.shape:
+        raise ValueError(
+            f"needed a target of shape {tuple(logits.shape)} for yes/no decisions on the logits {describe(logits)}, "
+            f"got {describe(target)}; if the logits' last axis is classes, pass policy=rlgrad.Categorical"
+        )
     check_target(logits, target, axes=1 if policy is Bernoulli else 2)
     return logits

@@ -123,6 +123,32 @@ def test_a_network_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:
     assert "mynets.py:7" in out
 
 
+def test_inputs_of_other_dtypes(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("tokens.py").write_text(
+        "import torch\n"
+        "class Bag(torch.nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.bag, self.last = torch.nn.EmbeddingBag(10, 4).double(), torch.nn.Linear(4, 1).double()\n"
+        "    def forward(self, tokens, shift):\n"
+        "        return self.last(self.bag(tokens) + shift)\n"
+    )
+    probe = ["probe", "tokens:Bag", "--shape", "8,3", "8,4"]
+    out, _ = said([*probe, "--dtype", "int64", "float64"], capsys)
+    assert "Bag: 4 leaves, 1 output: 4 useful." in out
+    message = refused(probe, capsys)
+    assert message.endswith("check the inputs, their shapes and dtypes")
+    assert "or one for each of the 2, got 3" in refused([*probe, "--dtype", *["int64"] * 3], capsys)
+
+
+def test_the_help_of_the_probe_tells_what_shapes_are_shared(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["probe", "--help"])
+    told = " ".join(re.sub("[│╭╰─╮╯]", " ", capsys.readouterr().out).split())
+    assert "the same for all functions named" in told
+    assert "They come before the options." in told
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -130,6 +156,12 @@ def test_a_network_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:
         (["torch:nothing_like_it"], "needed a name that exists, found no 'nothing_like_it'"),
         (["no_such_package:f"], "needed a module that can be imported, found none called 'no_such_package'"),
         (["torch:sigmoid", "--shape", "8x3"], "needed a shape such as 8,3, got --shape '8x3'"),
+        (["torch.nn.ReLU"], "needed package.module:name, got 'torch.nn.ReLU'; write torch.nn:ReLU$"),
+        (["torch.sigmoid", "--shape", "8,3"], ".*; write torch:sigmoid$"),
+        (["--shape", "8,3", "torch:sigmoid"], ".* got --shape 'torch:sigmoid'; .* names of functions first, as in"),
+        (["--dtype", "int64", "torch:sigmoid"], ".* got --dtype 'torch:sigmoid'; names of functions come first"),
+        (["relu", "--dtype", "int64"], "needed a package.module:name to give inputs to, got --dtype alone"),
+        (["--shape", "8", "--dtype", "int64"], "needed a package.module:name .* got --shape and --dtype alone"),
         (["torch:matmul", "--shape", "2,3"], ".*matmul"),
         (["torch:pi"], "needed a function or a module at torch:pi, got float"),
     ],

@@ -89,6 +89,36 @@ def test_downstream_follows_the_default_dtype() -> None:
         torch.set_default_dtype(torch.float32)
 
 
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Linear(4, 1),
+        nn.Sequential(nn.Unflatten(-1, (1, 4)), nn.Conv1d(1, 1, 1), nn.Flatten(-2)),
+        nn.Bilinear(4, 4, 1),
+        nn.LayerNorm(4),
+        nn.GRU(4, 3),
+        nn.BatchNorm1d(4),
+    ],
+    ids=["linear", "convolution", "bilinear", "layer norm", "gru", "batch norm"],
+)
+def test_downstream_of_weights_in_another_dtype_is_told_to_name_it(layer: nn.Module) -> None:
+    def function(hidden: Tensor) -> Tensor:
+        output = layer.double()(*([hidden, hidden] if isinstance(layer, nn.Bilinear) else [hidden]))
+        return (output[0] if isinstance(output, tuple) else output).sum(-1)
+
+    decision = torch.zeros(2, 4, dtype=torch.bool)
+    words = r"^needed decisions in the dtype of the function's weights, got \(2, 4\) float32: .*dtype=torch.float64\)$"
+    for ask in (Downstream(function), lambda decision: Downstream(function).relaxed(decision.double())):
+        with pytest.raises(TypeError, match=words):
+            ask(decision)
+    assert Downstream(function, dtype=torch.float64)(decision).dtype == torch.float64
+
+
+def test_downstream_leaves_other_errors_alone() -> None:
+    with pytest.raises(RuntimeError, match=r"^mat1 and mat2 shapes cannot be multiplied"):
+        Downstream(nn.Linear(3, 1))(torch.zeros(2, 4, dtype=torch.bool))
+
+
 def test_downstream_keeps_the_graph_of_what_follows() -> None:
     decoder = nn.Linear(3, 1)
     score = Downstream(lambda decision: decoder(decision).squeeze(-1))

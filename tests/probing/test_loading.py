@@ -32,9 +32,12 @@ def test_functions_instances_and_classes(here: Path) -> None:
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        ("torch.sigmoid", "needed package.module:name, got 'torch.sigmoid'"),
-        (":name", "needed package.module:name"),
-        ("torch:", "needed package.module:name"),
+        ("torch.sigmoid", "needed package.module:name, got 'torch.sigmoid'; write torch:sigmoid$"),
+        ("torch.nn.functional.relu", "; write torch.nn.functional:relu$"),
+        ("nets/wide.py", "; write nets.wide:NAME, with a name that it holds$"),
+        ("wide", "; write for instance torch.nn:ReLU$"),
+        (":name", "needed package.module:name, got ':name'; write for instance torch.nn:ReLU$"),
+        ("torch.nn:", "needed package.module:name, got 'torch.nn:'; write for instance torch.nn:ReLU$"),
         ("no_such_module:f", "found none called 'no_such_module'"),
         ("no_such_package.part:f", "found none called 'no_such_package.part'"),
         ("torch.no_such_part:f", "found none called 'torch.no_such_part'"),
@@ -83,3 +86,14 @@ def test_examples_of_shapes() -> None:
     assert not torch.equal(first, example([(2, 3)], seed=1)[0])
     with pytest.raises(ValueError, match=r"needed sizes of at least 0, got \(-1,\)"):
         example([(-1,)])
+
+
+def test_examples_of_dtypes() -> None:
+    tokens, weights = example([(40, 3), (40,)], dtypes=[torch.int64, torch.float64])
+    assert (tokens.dtype, weights.dtype) == (torch.int64, torch.float64)
+    assert set(tokens.flatten().tolist()) == {0, 1}
+    assert [x.dtype for x in example([(2,), (3,)], dtypes=[torch.float64])] == [torch.float64] * 2
+    assert torch.equal(example([(2, 3)], dtypes=[torch.float64])[0].float(), example([(2, 3)])[0])
+    for dtypes in ([], [torch.float32] * 3):
+        with pytest.raises(ValueError, match=rf"or one for each of the 2, got {len(dtypes)}; "):
+            example([(2,), (3,)], dtypes=dtypes)

@@ -3,6 +3,7 @@
 import copy
 import json
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,9 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from rlgrad import steps
 from rlgrad.metrics import f1
 from rlgrad.objective import MetricLoss
 from rlgrad.probing import Finding, Report, probe
+from rlgrad.stochastic import policy_gradient
 
 X = torch.tensor([1.3, -0.7, 0.4, -2.1])
 
@@ -86,7 +89,7 @@ def test_a_hard_step_cuts_the_layers_before_it() -> None:
     assert cut.line is not None
     assert cut.line.endswith(line_of("# the hard step"))
     assert "layer 3" in cut.detail
-    assert "MetricLoss" in cut.advice
+    assert all(word in cut.advice for word in ("MetricLoss", "rlgrad.steps.Step", "ExpectedLoss"))
     assert report.notes == ()  # .float() in its midst does not keep it from float64
 
 
@@ -99,6 +102,60 @@ def test_a_flat_unit_starves_the_layers_before_it() -> None:
     assert report.dead_layers == ("0",)
     assert [f.operation for f in report.findings] == ["sign"] * 3 + [None] * 2
     assert "layer 1" in report.findings[0].detail
+
+
+@pytest.mark.parametrize(
+    ("step", "name", "advice"),
+    [
+        (steps.Step(), "Step", r"^Step has the true derivative, zero: .*ExpectedLoss"),
+        (steps.Staircase([0.0, 1.0, 3.0], [0.0, 1.0]), "Staircase", "^Staircase has the true derivative, zero"),
+        (steps.Step(backward=policy_gradient()), "Step", "^Step with policy_gradient.. is for rlgrad.ExpectedLoss"),
+        (steps.Sign(backward=policy_gradient()), "Sign", "^Sign with policy_gradient.. is for rlgrad.ExpectedLoss"),
+        (steps.Step(backward=lambda x: 0 * x), "Step", "^Its input lies where Step passes no gradient back"),
+    ],
+)
+def test_a_step_of_this_library_is_called_by_its_name(step: nn.Module, name: str, advice: str) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.unit, self.last = nn.Linear(4, 5), step, nn.Linear(5, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            hidden = self.unit(self.first(x))  # the unit
+            return self.last(hidden)
+
+    report = probe(Net(), batch())
+    assert report.dead_layers == ("first",)
+    flat = report.findings[0]
+    assert (flat.verdict, flat.operation) == ("flat", name)
+    assert f"from {name} (layer unit, tests/probing/{line_of('# the unit')})" in flat.detail
+    assert re.search(advice, flat.advice)
+    assert "Replaced" not in str(report)
+
+
+def test_a_step_with_a_rule_is_not_flat() -> None:
+    found = verdicts(probe(nn.Sequential(nn.Linear(4, 5), steps.Step(backward="arctan"), nn.Linear(5, 2)), batch()))
+    assert found["0.weight"] == "pretended"
+
+
+def test_the_kinks_of_a_network_are_not_told() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 3, bias=False), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 3))
+    images = torch.randn((4, 1, 8, 8), generator=torch.Generator().manual_seed(0))
+    assert {f.detail for f in probe(model, images).findings} == {""}
+    assert probe(model.requires_grad_(False), images).findings[0].detail == ""
+    weight = model.get_parameter("0.weight").detach()
+    assert "kink at x = 0: slope" in only(probe(lambda x: F.conv2d(x, weight).relu(), images)).detail
+
+
+def test_the_jumps_of_a_network_are_told() -> None:
+    model = nn.Sequential(Step(), nn.Linear(4, 2))
+    assert "jumps at input = 0" in probe(model, batch()).findings[0].detail
+
+
+def test_a_convention_lies_between_the_slopes() -> None:
+    assert only(probe(lambda x: x.max(), X)).detail.endswith("on the right; torch takes 0.25 there, by convention")
+    several = only(probe(lambda x: 3 * x.relu() - 3 * (-x).relu() + x.abs(), X)).detail
+    assert "slope 2 on the left, 4 on the right; torch takes 0 there, which is neither" in several
 
 
 def test_a_dead_unit_rests_and_is_not_flat() -> None:

@@ -65,6 +65,16 @@ def test_arrays_serve(toy: Toy, network: Make) -> None:
     assert evaluate(network(), (x, y), f1) == evaluate(network(), toy, f1)
 
 
+def test_logits_of_classes_ask_for_their_policy(network: Make) -> None:
+    x, y = torch.randn(5, 3), torch.tensor([0, 2, 1, 1, 0])
+    words = r"got \(5,\) int64; if the logits' last axis is classes, pass policy=rlgrad.Categorical$"
+    with pytest.raises(ValueError, match=words):
+        evaluate(network(outputs=3), (x, y), agreement)
+    evaluate(network(outputs=3), (x, y), agreement, policy=Categorical)
+    with pytest.raises(ValueError, match=r"squeeze\(-1\) the logits$"):
+        evaluate(nn.Linear(3, 1), (x, y), agreement)
+
+
 @pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.uint8, torch.float64])
 def test_targets_of_any_type(toy: Toy, network: Make, dtype: torch.dtype) -> None:
     x, y = toy

@@ -18,10 +18,12 @@ from sklearn.metrics import f1_score
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from rlgrad import Categorical, MetricLoss, Stage, evaluate, fit
+from rlgrad import Categorical, ExpectedLoss, MetricLoss, Stage, evaluate, fit
 from rlgrad.credit import LearnedValue, MovingAverage
 from rlgrad.estimators import score_function
 from rlgrad.metrics import OpaqueMetric, f1
+from rlgrad.steps import Step
+from rlgrad.stochastic import policy_gradient
 from rlgrad.surrogates import bce, best_threshold
 from rlgrad.train import Epoch, History
 
@@ -361,6 +363,15 @@ def test_kl_of_a_categorical_policy(toy: Data, network: Make) -> None:
               policy=Categorical)  # fmt: skip
         moved.append(max(float((value - before[name]).abs().max()) for name, value in model.state_dict().items()))
     assert moved[1] < moved[0] / 5
+
+
+def test_classes_without_their_policy_are_told_of_it() -> None:
+    network = nn.Sequential(nn.Linear(3, 4), Step(backward=policy_gradient()), nn.Linear(4, 3))
+    data = torch.randn(12, 3), torch.arange(12) % 3
+    stage = Stage(ExpectedLoss(nn.CrossEntropyLoss(reduction="none")), epochs=1)
+    with pytest.raises(ValueError, match=r"is classes, pass policy=rlgrad\.Categorical$"):
+        quiet(network, stage, data, data, ACCURACY)
+    quiet(network, stage, data, data, ACCURACY, policy=Categorical)
 
 
 # Data of all kinds
