@@ -2,183 +2,106 @@
 
     python scripts/hard_steps.py --out docs/hard_steps.md
 
-Networks 64-128-10 and 64-128-128-10 on scikit-learn's digits: every hidden unit is a unit step at test time. Each
-method has the same splits, initial weights, batches, optimizer and number of epochs, and no rate was tuned for any.
+The runs are those of ``rlgrad compare --task steps``: a folder given as --records keeps them, and a second start makes
+only what is missing. The page is written from the records alone.
 """
 
 import argparse
-import time
-from collections.abc import Callable, Iterator
-from functools import partial
-from itertools import pairwise
+import sys
 from pathlib import Path
-from typing import NamedTuple
+from tempfile import TemporaryDirectory
+from textwrap import fill
 
-import torch
-from joblib import Parallel, delayed
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
-from torch import Tensor, nn
 from tqdm import tqdm
 
-from rlgrad.estimators import REBAR, Estimator, counterfactual, disarm, muprop, score_function
 from rlgrad.files import replacing
-from rlgrad.steps import RULES, Step
-from rlgrad.stochastic import ExpectedLoss, policy_gradient
-from rlgrad.study.statistics import interval
-from rlgrad.text import code, markdown
+from rlgrad.report.tables import sentence, summary, to_markdown
+from rlgrad.study.comparison import run
+from rlgrad.study.records import Record, scores
+from rlgrad.study.statistics import verdict
+from rlgrad.study.steps import METHODS, TEMPERATURE, Steps
 
-EPOCHS, BATCH, RATE, WIDTH = 60, 64, 0.003, 128
-TEMPERATURE = (1.0, 0.3)
-OVERLAP = 1 / 3  # a quarter of the rows tests, three quarters train
-BASE = "arctan"  # whose time is the unit
+UNIT = "surrogate-arctan"  # whose time is the unit
 
 INTRODUCTION = """# Networks of hard steps
 
-Test accuracy on scikit-learn's digits (1797 rows; a stratified quarter is held out, split anew for each seed), {seeds}
-seeds, of networks whose hidden units are unit steps, written by
+Can networks whose hidden units are hard steps be trained, and by what? Test accuracy on scikit-learn's handwritten
+digits (1797 rows, ten classes; a stratified quarter is held out, split anew for each seed), mean and interval over the
+seeds, written by
 
     {command}
 
-Adam at {rate}, batches of {batch}, {epochs} epochs, the last weights; one rate for all and tuned for none.
-`relu units` and `sigmoid units` are references whose units are not hard. `frozen` trains the last layer
-alone: what a dead gradient can do. Surrogate derivatives are named as in `rlgrad.steps.RULES`.
-The policy gradients are those of
-`ExpectedLoss`: units are drawn in training, at a temperature that falls from {first:g} to {last:g}, and hard at
-test time; they are unbiased for the network of drawn units. `what if` asks for each unit what the loss had
-been, had it gone the other way (`counterfactual`); a number is that of the draws of each layer. Intervals are
-Student's, with the correction of Nadeau and Bengio (2003) for the rows that splits share. *Time* is that of
-training relative to `{base}`, on one thread each, of a machine that did other things as well.
+`rlgrad compare --task steps` makes the same runs. Every method of a seed has the same rows, initial weights and
+batches, and the same budget ({budget}): Adam, and the last weights count. One
+rate for all, tuned for none. The methods, by what their hidden units are and how these learn:
+
+- `relu`, `sigmoid`: units that are not hard, by plain back-propagation; the references.
+- `surrogate-arctan` and the like: unit steps whose derivative is replaced on the way back by the rule of that name in
+  `rlgrad.steps.RULES`, which is biased. `surrogate-straight_through_clipped` is `straight_through(clip=1.0)`.
+- `counterfactual`, `score_function`, `arm`, `disarm`, `muprop`, `rebar`, `relax`: unit steps with a policy gradient, by
+  `ExpectedLoss` and the estimator of that name. In training the units are drawn, at a temperature that falls from
+  {first:g} to {last:g}; for the network of drawn units the gradient is unbiased. `counterfactual` asks for each unit
+  what the loss had been, had it gone the other way; `score_function` (which leaves one out), `arm` and `disarm` draw
+  each layer four times, the others once.
+- `frozen`: unit steps with their true derivative, zero. The last layer learns alone: what a dead gradient can do.
+
+The units of all but `relu` and `sigmoid` are hard and deterministic when they are judged.
+
+An interval in a table stands by itself, and is Student's: it is not cut at 1, though no accuracy is higher. The
+sentence above the table allows for all comparisons at once. Both allow for the rows that the seeds share (Nadeau and
+Bengio 2003). *Time* is that of training alone, on one thread, relative to `{unit}`, on a machine that did other
+things as well.
 """
 
 
-class Data(NamedTuple):
-    """A split."""
-
-    x: Tensor
-    y: Tensor
-    test_x: Tensor
-    test_y: Tensor
-
-
-def data(seed: int) -> Data:
-    """Digits with pixels from 0 to 1."""
-    x, y = load_digits(return_X_y=True)
-    parts = train_test_split(x / 16, y, test_size=0.25, stratify=y, random_state=seed)
-    train_x, test_x, train_y, test_y = map(torch.from_numpy, parts)
-    return Data(train_x.float(), train_y, test_x.float(), test_y)
-
-
-def network(unit: Callable[[], nn.Module], hidden: int) -> nn.Sequential:
-    """64 pixels, hidden layers of 128 units, ten classes."""
-    sizes = [64, *[WIDTH] * hidden]
-    layers = [(nn.Linear(inputs, outputs), unit()) for inputs, outputs in pairwise(sizes)]
-    return nn.Sequential(*(part for pair in layers for part in pair), nn.Linear(WIDTH, 10))
-
-
-class Method(NamedTuple):
-    """A unit, and an estimator where it is drawn."""
-
-    unit: Callable[[], nn.Module]
-    estimator: Callable[[], Estimator] | None = None
-
-
-def drawn(estimator: Callable[[], Estimator]) -> Method:
-    """Units with a policy gradient."""
-    return Method(partial(Step, backward=policy_gradient()), estimator)
-
-
-METHODS: dict[str, Method] = {
-    "relu units": Method(nn.ReLU),
-    "sigmoid units": Method(nn.Sigmoid),
-    **{name: Method(partial(Step, backward=name)) for name in RULES},
-    "what if": drawn(counterfactual),
-    "leave-one-out, 4": drawn(partial(score_function, 4)),
-    "disarm, 4": drawn(partial(disarm, 4)),
-    "muprop, 1": drawn(partial(muprop, 1)),
-    "rebar, 1": drawn(partial(REBAR, 1)),
-    "frozen": Method(Step),
-}
-POLICY_GRADIENTS = [name for name, method in METHODS.items() if method.estimator is not None]
-
-
-def run(name: str, hidden: int, seed: int) -> tuple[float, float]:
-    """Test accuracy, and seconds of training."""
-    torch.set_num_threads(1)
-    torch.manual_seed(seed)  # of the initial weights, the same for every method
-    method, rows = METHODS[name], data(seed)
-    model = network(method.unit, hidden)
-    loss, parameters = _loss(method, rows, seed)
-    optimizer = torch.optim.Adam([*model.parameters(), *parameters], lr=RATE)
-    start = time.perf_counter()
-    for batch in _batches(len(rows.y), seed):
-        optimizer.zero_grad()
-        loss(model, rows.x[batch], rows.y[batch]).backward()
-        optimizer.step()
-    seconds = time.perf_counter() - start
-    with torch.no_grad():
-        return float((model(rows.test_x).argmax(1) == rows.test_y).float().mean()), seconds
-
-
-Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
-
-
-def _loss(method: Method, rows: Data, seed: int) -> tuple[Loss, list[nn.Parameter]]:
-    if method.estimator is None:
-        return lambda model, x, y: nn.functional.cross_entropy(model(x), y), []
-    calls = EPOCHS * -(-len(rows.y) // BATCH)
-    generator = torch.Generator().manual_seed(seed)
-    row_loss = nn.CrossEntropyLoss(reduction="none")
-    criterion = ExpectedLoss(row_loss, method.estimator(), temperature=TEMPERATURE, calls=calls, generator=generator)
-    return criterion, list(criterion.parameters())
-
-
-def _batches(rows: int, seed: int) -> Iterator[Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    for _ in range(EPOCHS):
-        yield from torch.randperm(rows, generator=generator).split(BATCH)
-
-
-def section(hidden: int, seeds: int, results: dict[tuple[str, int, int], tuple[float, float]]) -> str:
-    """One table."""
-    total = {name: sum(results[name, hidden, seed][1] for seed in range(seeds)) for name in METHODS}
-    rows = [["method", "gradient", "accuracy [95%]", "time"]]
-    for name in METHODS:
-        found = interval([results[name, hidden, seed][0] for seed in range(seeds)], overlap=OVERLAP)
-        kind = {"relu units": "true", "sigmoid units": "true", "frozen": "none"}.get(
-            name, "policy gradient" if name in POLICY_GRADIENTS else "surrogate"
-        )
-        cell = f"{found.mean:.4f} [{found.low:.3f}, {found.high:.3f}]"
-        rows.append([code(name), kind, cell, f"{total[name] / total[BASE]:.1f}"])
-    shape = "-".join(map(str, [64, *[WIDTH] * hidden, 10]))
-    return f"\n## {shape}\n\n{markdown(rows, left=2)}\n"
-
-
 def main() -> None:
-    """Train everything, and write the page."""
+    """Make the missing runs and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=-1, help="processes of one thread; -1 for one a core")
+    parser.add_argument("--records", type=Path, help="folder of the records; a temporary one by default")
     parser.add_argument("--out", type=Path, default=Path("docs/hard_steps.md"))
     arguments = parser.parse_args()
-    jobs = [(name, hidden, seed) for hidden in (1, 2) for seed in range(arguments.seeds) for name in METHODS]
-    done = Parallel(n_jobs=arguments.workers, return_as="generator")(delayed(run)(*job) for job in jobs)
-    results = dict(zip(jobs, tqdm(done, total=len(jobs), unit="run"), strict=True))
-    command = f"python scripts/hard_steps.py --seeds {arguments.seeds}"
-    first, last = TEMPERATURE
-    page = INTRODUCTION.format(
-        seeds=arguments.seeds,
-        command=command,
-        rate=RATE,
-        batch=BATCH,
-        epochs=EPOCHS,
-        first=first,
-        last=last,
-        base=BASE,
-    )
-    page += "".join(section(hidden, arguments.seeds, results) for hidden in (1, 2))
+    seeds = range(arguments.seeds)
+    page = introduction(arguments.seeds)
+    with TemporaryDirectory() as folder:
+        path = (arguments.records or Path(folder)) / "records.jsonl"
+        for hidden in (1, 2):
+            setting = Steps(hidden=hidden)
+            page += section(setting, make(setting, seeds, path, workers=arguments.workers))
     with replacing(arguments.out) as file:
         file.write(page.encode())
+
+
+def introduction(seeds: int) -> str:
+    """What was done, and what the names mean."""
+    setting = Steps()
+    first, last = TEMPERATURE
+    return INTRODUCTION.format(
+        command=f"python scripts/hard_steps.py --seeds {seeds}",
+        budget=f"epochs {setting.epochs}, lr {setting.lr}, batch size {setting.batch_size}",
+        first=first,
+        last=last,
+        unit=UNIT,
+    )
+
+
+def make(setting: Steps, seeds: range, path: Path, *, workers: int) -> list[Record]:
+    """The records of a setting, made where they are missing."""
+    missing = setting.missing(path, list(METHODS), seeds)
+    runs = run(setting, missing, path, workers=workers)
+    for _ in tqdm(runs, total=len(missing), desc=setting.task, file=sys.stderr):
+        pass
+    return setting.records(path, list(METHODS), seeds)
+
+
+def section(setting: Steps, records: list[Record]) -> str:
+    """One table and the sentence that answers."""
+    metric, reference, overlap = setting.metric_name, setting.reference, setting.overlap
+    rows = summary(records, reference=reference, overlap=overlap)
+    table = to_markdown(rows, metric=metric, reference=reference, overlap=overlap, unit=UNIT)
+    answer = sentence(verdict(scores(records), reference=reference, overlap=overlap), metric=metric)
+    return f"\n## {'-'.join(map(str, setting.sizes))}\n\n{fill(answer, width=120)}\n\n{table}\n"
 
 
 if __name__ == "__main__":

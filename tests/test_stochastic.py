@@ -26,7 +26,7 @@ from rlgrad.estimators import (
     unordered_set,
 )
 from rlgrad.metrics import OpaqueMetric, expected_counts, f1
-from rlgrad.steps import Sign, Staircase, Step
+from rlgrad.steps import QPWC, Sign, Staircase, Step
 from rlgrad.stochastic import ExpectedLoss, averaged, policy_gradient
 
 LOSS = nn.CrossEntropyLoss(reduction="none")
@@ -60,6 +60,11 @@ def stairs() -> nn.Sequential:
     return nn.Sequential(linear(3, 2, 1), first, linear(2, 2, 2), last, linear(2, 3, 3))
 
 
+def neurons() -> nn.Sequential:
+    unit = QPWC(sharp=6.0, backward=policy_gradient())
+    return nn.Sequential(linear(3, 3, 1), unit, linear(3, 2, 2), unit, linear(2, 3, 3))
+
+
 class Skipping(nn.Module):
     """Layers that are no chain: what a step gives is used twice, and one module of steps is called twice."""
 
@@ -75,6 +80,9 @@ class Skipping(nn.Module):
 
 def outcomes(unit: nn.Module, inputs: Tensor, temperature: float) -> Iterator[tuple[Tensor, Tensor]]:
     """Everything that a layer of drawn units may give, with its probability for each row."""
+    if isinstance(unit, QPWC):
+        yield from plateaus(unit, inputs, temperature)
+        return
     if isinstance(unit, Staircase):
         levels, thresholds = unit.levels, unit.thresholds
     else:
@@ -88,6 +96,20 @@ def outcomes(unit: nn.Module, inputs: Tensor, temperature: float) -> Iterator[tu
         yield values.expand_as(inputs), chance
 
 
+def plateaus(unit: QPWC, z: Tensor, temperature: float) -> Iterator[tuple[Tensor, Tensor]]:
+    """Of a QPWC neuron: the plateau below its value or the one above."""
+    plain = QPWC(sharp=unit.sharp)
+    low = (4 * z.detach()).ceil().clamp(1, 4) / 4 - 0.25
+    above = (plain(z) - low) / 0.25  # s is its mean
+    inside = (z > 0) & (z < 1)
+    unsure = torch.where(inside, above, 0.5)
+    odds = (unsure / (1 - unsure)) ** (1 / temperature)
+    above = torch.where(inside, odds / (1 + odds), above.detach())
+    for outcome in product([0.0, 1.0], repeat=z.shape[1]):
+        decision = torch.tensor(outcome, dtype=z.dtype)
+        yield low + 0.25 * decision, torch.where(decision > 0, above, 1 - above).prod(1)
+
+
 def by_hand(network: nn.Module, x: Tensor, y: Tensor, temperature: float) -> Tensor:
     """The expected loss, by every outcome of every step."""
 
@@ -95,7 +117,7 @@ def by_hand(network: nn.Module, x: Tensor, y: Tensor, temperature: float) -> Ten
         if not left:
             return LOSS(hidden, y)
         first, *others = left
-        if not isinstance(first, Step | Sign | Staircase):
+        if not isinstance(first, Step | Sign | Staircase | QPWC):
             return expected(others, first(hidden))
         found = outcomes(first, hidden, temperature)
         return torch.stack([chance * expected(others, values) for values, chance in found]).sum(0)
@@ -115,7 +137,7 @@ def gradient(loss: Tensor, network: nn.Module) -> Tensor:
     return torch.cat([part.flatten() for part in torch.autograd.grad(loss, list(network.parameters()))])
 
 
-@pytest.mark.parametrize("make", [one, two, stairs, Skipping])
+@pytest.mark.parametrize("make", [one, two, stairs, neurons, Skipping])
 @pytest.mark.parametrize("temperature", [1.0, 0.4])
 def test_nested_enumerations_are_the_expected_loss_and_its_gradient(
     make: Callable[[], nn.Module], temperature: float
@@ -174,7 +196,7 @@ class Opaque(nn.Module):
         return self.layer(x)
 
 
-@pytest.mark.parametrize("make", [one, two, stairs])
+@pytest.mark.parametrize("make", [one, two, stairs, neurons])
 def test_a_row_of_weights_tells_what_a_run_of_the_rest_or_of_all_would(make: Callable[[], nn.Sequential]) -> None:
     network = make()
     hidden = nn.Sequential(*(Opaque(layer) if isinstance(layer, nn.Linear) else layer for layer in network))
@@ -239,6 +261,10 @@ def test_a_metric_of_each_row() -> None:
     by_row = lambda output, target: MetricLoss(f1, reduction="none")(output, target)  # noqa: E731
     found = [gradient(ExpectedLoss(loss, enumeration())(network, X, y), network) for loss in (MetricLoss(f1), by_row)]
     assert torch.equal(*found)
+    # Asked what if, it draws decisions in place of the expectation over them.
+    criterion = ExpectedLoss(MetricLoss(f1), generator=torch.Generator().manual_seed(0))
+    draws = torch.stack([gradient(criterion(network, X, y), network) for _ in range(300)])
+    assert float(((draws.mean(0) - found[0]).abs() / (draws.std(0) / 300**0.5 + 1e-12)).max()) < 5
 
 
 def test_convolutions_of_steps() -> None:
@@ -350,8 +376,13 @@ def test_a_learned_baseline_learns_too() -> None:
             TypeError,
             "needed a network with a step that is drawn, got none in Sequential",
         ),
+        (
+            lambda: ExpectedLoss(MetricLoss(f1))(one()[:2], X, Y),
+            TypeError,
+            "ends in drawn steps; leave the last one out",
+        ),
         (lambda: ExpectedLoss(LOSS, generator=0), TypeError, "needed a generator, got 0; pass torch.Generator"),
-        (lambda: ExpectedLoss(MetricLoss(f1))(one()[:2] + nn.Sequential(linear(3, 1, 1)), X, Y), ValueError, "squeeze"),
+        (lambda: ExpectedLoss(MetricLoss(f1))(nn.Sequential(*one()[:2], linear(3, 1, 1)), X, Y), ValueError, "squeeze"),
         (
             lambda: ExpectedLoss(nn.CrossEntropyLoss())(one(), X, Y),
             ValueError,
@@ -382,3 +413,13 @@ def test_hard_units_and_a_hard_metric_at_once() -> None:
     after = f1(network(x) > 0, y).mean()
     print(f"row-wise F1 {before:.3f} before, {after:.3f} after")
     assert after > 0.75 > 0.6 > before
+
+
+@pytest.mark.parametrize("sharp", [3.0, 10.0, 400.0])
+def test_a_drawn_neuron_has_the_neuron_s_value_for_its_mean(sharp: float) -> None:
+    z = torch.linspace(-0.2, 1.2, 57, dtype=torch.float64).requires_grad_()
+    low, logit = QPWC(sharp=sharp).plateaus(z)
+    mean = low + 0.25 * torch.sigmoid(logit)
+    torch.testing.assert_close(mean, QPWC(sharp=sharp)(z), rtol=0, atol=1e-12)
+    found, slope = (torch.autograd.grad(each.sum(), z)[0] for each in (mean, QPWC(sharp=sharp)(z)))
+    torch.testing.assert_close(found, slope, rtol=1e-9, atol=1e-12)

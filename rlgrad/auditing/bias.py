@@ -12,9 +12,10 @@ Three guards stand against it:
 - What cannot be tested by itself is tested together, in projections that weigh all coordinates.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import isnan, nan, sqrt
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -61,6 +62,23 @@ class Truth:
         if self.blocks is None:
             return self
         return Truth(self.blocks[which::2].mean(0), self.blocks[which::2], self.draws)
+
+    def part(self, columns: slice) -> "Truth":
+        """Of some of the numbers alone."""
+        return Truth(self.gradient[columns], None if self.blocks is None else self.blocks[:, columns], self.draws)
+
+
+@runtime_checkable
+class Guard(Protocol):
+    """Says where enough rare decisions are to be expected for a test."""
+
+    def coordinates(self, trials: int) -> Bool[Tensor, " numbers"]:
+        """Which coordinates may be tested by themselves after this many draws."""
+        ...
+
+    def projections(self, along: Tensor, trials: int) -> Bool[Tensor, " projections"]:
+        """Which projections may be."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -115,18 +133,20 @@ def _shared(weight: Tensor, rate: Tensor) -> Tensor:
 def bias_test(
     sample: Float64[Tensor, "estimates numbers"],
     truth: Truth,
-    rarity: Rarity,
+    guard: Guard,
     *,
     draws: int,
     slack: float,
     seed: int = 0,
+    parts: Sequence[slice] = (),
 ) -> float:
     """The p-value of "the expected estimate is the truth", corrected for the number of questions asked.
 
     Half of the level goes to the coordinates, half to projections: along the truth, which sees a gradient that is too
     long or too short; along the difference found in one half of the estimates, tested on the other, which sees a small
-    bias spread over many coordinates; and along random signs. Each half is corrected by Bonferroni. The standard error
-    of the truth enters by Welch's formula. Estimates that do not vary are compared within ``slack``.
+    bias spread over many coordinates; and along random signs. The former two are asked of each part alone as well: a
+    small part has no say in the whole. Each half is corrected by Bonferroni. The standard error of the truth enters by
+    Welch's formula. Estimates that do not vary are compared within ``slack``.
 
     What is controlled: an unbiased estimator is called biased (p < 0.01) in at most about 1% of audits. What is not:
     rewards that themselves are rare events, which nothing in the policy's probabilities announces.
@@ -134,10 +154,11 @@ def bias_test(
     Args:
         sample: independent estimates.
         truth: the true gradient.
-        rarity: of the policy's decisions.
+        guard: says what may be tested, by the probabilities of decisions.
         draws: behind each estimate; 0 where nothing is drawn.
         slack: differences within it are rounding.
         seed: of the random projections.
+        parts: coordinates that belong together.
 
     Returns:
         A number from 0 to 1, or NaN where the run is too short to test anything.
@@ -145,38 +166,53 @@ def bias_test(
     Source: Hall, On the removal of skewness by transformation (1992).
     """
     if not (sample != sample[0]).any():
-        return _without_noise(sample[0], truth, rarity, estimates=len(sample), draws=draws, slack=slack)
-    run = _Run(rarity, draws, slack)
+        return _without_noise(sample[0], truth, guard, estimates=len(sample), draws=draws, slack=slack, parts=parts)
+    run = _Run(guard, draws, slack)
     coordinates = run.coordinates(sample, truth)
-    projections = torch.cat([run.projected(*question) for question in _questions(sample, truth, seed)])
+    projections = torch.cat([run.projected(*question) for question in _questions(sample, truth, seed, parts)])
     both = [p for p in (_bonferroni(coordinates), _bonferroni(projections)) if not isnan(p)]
     return min(1.0, len(both) * min(both)) if both else nan
 
 
 def _without_noise(
-    estimate: Tensor, truth: Truth, rarity: Rarity, *, estimates: int, draws: int, slack: float
+    estimate: Tensor,
+    truth: Truth,
+    guard: Guard,
+    *,
+    estimates: int,
+    draws: int,
+    slack: float,
+    parts: Sequence[slice],
 ) -> float:
     if truth.blocks is None and float((estimate - truth.gradient).norm()) <= slack:
         return 1.0
     # A sampling estimator that gave nothing but zero, or had no occasion to vary, has not shown what it can do.
-    if draws and not (estimate.any() and rarity.projections(truth.gradient[None], draws * estimates).any()):
+    if draws and not (estimate.any() and guard.projections(truth.gradient[None], draws * estimates).any()):
         return nan
     if truth.blocks is None:
         return 0.0
     # The truth is noisy, and alone so: its blocks are tested against the constant.
-    return bias_test(truth.blocks, Truth(estimate), rarity, draws=truth.draws, slack=slack)
+    return bias_test(truth.blocks, Truth(estimate), guard, draws=truth.draws, slack=slack, parts=parts)
 
 
 def _questions(
-    sample: Tensor, truth: Truth, seed: int
+    sample: Tensor, truth: Truth, seed: int, parts: Sequence[slice]
 ) -> Iterator[tuple[Float64[Tensor, "projections numbers"], Tensor, Truth]]:
     # Never is a direction tested on the numbers that it was found in.
     first, second = truth.half(0), truth.half(1)
-    yield first.gradient[None], sample, second
-    yield (sample[0::2].mean(0) - first.gradient)[None], sample[1::2], second
-    yield (sample[1::2].mean(0) - second.gradient)[None], sample[0::2], first
+    yield _whole_and(parts, first.gradient), sample, second
+    yield _whole_and(parts, sample[0::2].mean(0) - first.gradient), sample[1::2], second
+    yield _whole_and(parts, sample[1::2].mean(0) - second.gradient), sample[0::2], first
     signs = torch.randint(0, 2, (_RANDOM, sample.shape[1]), generator=torch.Generator().manual_seed(seed))
     yield (2 * signs - 1).to(sample), sample, truth
+
+
+def _whole_and(parts: Sequence[slice], along: Tensor) -> Float64[Tensor, "projections numbers"]:
+    every = torch.zeros(1 + len(parts), len(along), dtype=along.dtype)
+    every[0] = along
+    for at, part in enumerate(parts, start=1):
+        every[at, part] = along[part]
+    return every
 
 
 def _bonferroni(p_values: Tensor) -> float:
@@ -186,7 +222,7 @@ def _bonferroni(p_values: Tensor) -> float:
 
 @dataclass(frozen=True)
 class _Run:
-    rarity: Rarity
+    guard: Guard
     draws: int
     slack: float
 
@@ -194,14 +230,14 @@ class _Run:
         """A p-value for each coordinate; NaN where it cannot be tested."""
         columns = torch.arange(sample.shape[1]).split(max(1, _COLUMNS // len(sample)))
         parts = [_p_values(sample[:, at], truth.gradient[at], _columns(truth, at), self.slack) for at in columns]
-        return torch.where(self.rarity.coordinates(self._trials(sample, truth)), torch.cat(parts), nan)
+        return torch.where(self.guard.coordinates(self._trials(sample, truth)), torch.cat(parts), nan)
 
     def projected(self, along: Tensor, sample: Tensor, truth: Truth) -> Float64[Tensor, " projections"]:
         """A p-value for each projection; NaN where it cannot be tested."""
         along = along / along.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(along.dtype).tiny)
         blocks = None if truth.blocks is None else truth.blocks @ along.T
         p_values = _p_values(sample @ along.T, along @ truth.gradient, blocks, self.slack)
-        return torch.where(self.rarity.projections(along, self._trials(sample, truth)), p_values, nan)
+        return torch.where(self.guard.projections(along, self._trials(sample, truth)), p_values, nan)
 
     def _trials(self, sample: Tensor, truth: Truth) -> int:
         trials = len(sample) * max(1, self.draws)

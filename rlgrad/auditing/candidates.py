@@ -2,10 +2,10 @@
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from inspect import signature
-from typing import Literal
+from typing import Literal, Protocol, TypeVar, runtime_checkable
 from zlib import crc32
 
 import torch
@@ -23,6 +23,7 @@ from rlgrad.surrogates import Criterion
 from rlgrad.train.evaluation import PolicyType
 
 Kind = Literal["estimator", "surrogate"]
+Surrogate = TypeVar("Surrogate", contravariant=True)
 
 
 class TooSlow(Exception):
@@ -126,12 +127,12 @@ class CountingScorer(Scorer):
 
 @dataclass(frozen=True)
 class Candidate:
-    """Something that gives a direction in the logits.
+    """Something that gives a direction, in the logits or in the weights of a network.
 
     Args:
         name: what the table calls it.
         kind: an estimator is asked for E[reward], to be raised; a surrogate for a loss, to be lowered.
-        estimate: of the gradient, of the logits' shape, pointing uphill.
+        estimate: of the gradient, pointing uphill.
         declared: draws behind an estimate, where the estimator says so.
         tally: of the rewards that an estimate asks for.
         drew: whether anything has been drawn so far.
@@ -155,9 +156,45 @@ class Candidate:
         return int(self.drew()) if self.declared is None else self.declared
 
 
+@runtime_checkable
+class Point(Protocol[Surrogate]):
+    """Where gradients are taken: the logits of a batch, or the weights of a network; and of which objective."""
+
+    @property
+    def device(self) -> torch.device:
+        """That everything is on."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the estimates."""
+        ...
+
+    def rewards(self, draws: int, *, generator: torch.Generator) -> Tensor:
+        """Draw so many times, and ask for all rewards: what there is to be timed."""
+        ...
+
+    def estimate(
+        self, estimator: Estimator, generator: torch.Generator, *, wide: bool = False, tally: Tally | None = None
+    ) -> Tensor:
+        """One estimate of the gradient of the expected reward.
+
+        Args:
+            estimator: whose parameters, if it has any, are left as they are.
+            generator: source of randomness.
+            wide: in double precision, where the device has it: the truth should not be the less precise.
+            tally: to count rewards in.
+        """
+        ...
+
+    def descent(self, surrogate: Surrogate) -> Tensor:
+        """The direction that a surrogate takes for uphill."""
+        ...
+
+
 @dataclass(frozen=True)
 class Batch:
-    """The point at which gradients are taken.
+    """Logits, and the mean over rows of E[metric].
 
     Args:
         logits: detached.
@@ -172,26 +209,33 @@ class Batch:
     policy: PolicyType
 
     @property
+    def device(self) -> torch.device:
+        """That of the logits."""
+        return self.logits.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the logits."""
+        return self.logits.dtype
+
+    @property
     def score(self) -> Scorer:
         """The metric with its target filled in."""
         return Scorer(self.metric, self.target)
 
+    def rewards(self, draws: int, *, generator: torch.Generator) -> Tensor:
+        """Of decisions drawn by the policy."""
+        return self.score(self.policy(self.logits).sample(draws, generator=generator))
+
     def estimate(
         self, estimator: Estimator, generator: torch.Generator, *, wide: bool = False, tally: Tally | None = None
     ) -> Tensor:
-        """One estimate of the gradient of the mean over rows of E[metric].
-
-        Args:
-            estimator: whose parameters, if it has any, are left as they are.
-            generator: source of randomness.
-            wide: in double precision, where the device has it: the truth should not be the less precise.
-            tally: to count rewards in.
-        """
-        dtype = count_dtype(self.logits.device) if wide else self.logits.dtype
+        """One estimate of the gradient of the mean over rows of E[metric], of the logits' shape."""
+        dtype = count_dtype(self.device) if wide else self.dtype
         leaf = self.logits.detach().to(dtype).requires_grad_()
         score = self.score if tally is None else CountingScorer(self.metric, self.target, tally)
         value = estimator(self.policy(leaf), score, generator=generator)
-        return _uphill(value.mean() if isinstance(value, Tensor) else value, leaf)
+        return uphill(value.mean() if isinstance(value, Tensor) else value, [leaf], "logits").view_as(leaf)
 
     def descent(self, criterion: Criterion) -> Tensor:
         """The direction in which a surrogate loss falls."""
@@ -199,25 +243,33 @@ class Batch:
         loss = criterion(leaf, self.target)
         if isinstance(loss, Tensor) and loss.ndim:
             raise ValueError(f"needed a scalar loss, got {describe(loss)}; reduce it")
-        return -_uphill(loss, leaf)
+        return -uphill(loss, [leaf], "logits").view_as(leaf)
 
 
-def _uphill(value: object, leaf: Tensor) -> Tensor:
+def uphill(value: object, leaves: Sequence[Tensor], what: str) -> Float[Tensor, " numbers"]:
+    """The gradient of a value in all leaves, one after the other; zero in those that it does not depend on.
+
+    Raises:
+        TypeError: the value is no tensor, or depends on none of them.
+        ValueError: the gradient is not finite.
+    """
     if not isinstance(value, Tensor) or not value.requires_grad:
         got = f"{describe(value)} without a gradient" if isinstance(value, Tensor) else repr(value)
-        raise TypeError(f"needed a tensor that depends on the logits, got {got}; do not detach it")
-    (gradient,) = torch.autograd.grad(value, leaf, allow_unused=True)
-    if gradient is None:
-        raise TypeError("needed a tensor that depends on the logits, got one that does not; do not detach it")
-    if not torch.isfinite(gradient).all():
+        raise TypeError(f"needed a tensor that depends on the {what}, got {got}; do not detach it")
+    gradients = torch.autograd.grad(value, leaves, allow_unused=True)
+    if all(gradient is None for gradient in gradients):
+        raise TypeError(f"needed a tensor that depends on the {what}, got one that does not; do not detach it")
+    pairs = zip(gradients, leaves, strict=True)
+    flat = torch.cat([(torch.zeros_like(leaf) if each is None else each).flatten() for each, leaf in pairs])
+    if not torch.isfinite(flat).all():
         raise ValueError("needed a finite gradient, got one with NaN or infinity")
-    return gradient
+    return flat
 
 
 def candidates(
-    batch: Batch,
+    point: Point[Surrogate],
     of_estimators: Mapping[str, Estimator],
-    of_surrogates: Mapping[str, Criterion],
+    of_surrogates: Mapping[str, Surrogate],
     *,
     seed: int,
 ) -> list[Candidate]:
@@ -235,8 +287,8 @@ def candidates(
         raise ValueError("needed an estimator or a surrogate to audit, got none; pass one, or None for the usual")
     if both := of_estimators.keys() & of_surrogates.keys():
         raise ValueError(f"needed names of their own, got {min(both)!r} as an estimator and as a surrogate; rename one")
-    found = [_estimator(batch, name, copy.deepcopy(each), seed) for name, each in of_estimators.items()]
-    return found + [_surrogate(batch, name, each) for name, each in of_surrogates.items()]
+    found = [_estimator(point, name, copy.deepcopy(each), seed) for name, each in of_estimators.items()]
+    return found + [_surrogate(point, name, each) for name, each in of_surrogates.items()]
 
 
 def _check(given: Mapping[str, object], kind: Kind) -> None:
@@ -264,23 +316,23 @@ def _takes_a_generator(estimator: Callable[..., object]) -> bool:
     return True
 
 
-def _estimator(batch: Batch, name: str, estimator: Estimator, seed: int) -> Candidate:
-    generator = seeded(batch.logits.device, seed, name)
+def _estimator(point: Point[Surrogate], name: str, estimator: Estimator, seed: int) -> Candidate:
+    generator = seeded(point.device, seed, name)
     declared = getattr(estimator, "draws", None)
     draws = declared if isinstance(declared, int) and declared >= 0 else None
     tally, fresh = Tally(), generator.get_state()
     return Candidate(
         name,
         "estimator",
-        lambda: batch.estimate(estimator, generator, tally=tally),
+        lambda: point.estimate(estimator, generator, tally=tally),
         draws,
         tally,
         lambda: not torch.equal(generator.get_state(), fresh),
     )
 
 
-def _surrogate(batch: Batch, name: str, criterion: Criterion) -> Candidate:
-    return Candidate(name, "surrogate", lambda: batch.descent(criterion), 0)
+def _surrogate(point: Point[Surrogate], name: str, surrogate: Surrogate) -> Candidate:
+    return Candidate(name, "surrogate", lambda: point.descent(surrogate), 0)
 
 
 def seeded(device: torch.device, seed: int, name: str) -> torch.Generator:

@@ -1,29 +1,17 @@
 """``audit``: every candidate against the true gradient, on one batch."""
 
 import math
-import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from importlib.metadata import version
-from statistics import median
 
 import torch
-from jaxtyping import Float, Float64, Shaped
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from rlgrad.auditing.bias import LEVEL, Rarity, Truth, bias_test
-from rlgrad.auditing.candidates import (
-    Batch,
-    Candidate,
-    TooSlow,
-    candidates,
-    default_estimators,
-    default_surrogates,
-)
-from rlgrad.auditing.cost import SHORT, peak_memory, timed
-from rlgrad.auditing.measures import Space, best_scale, measure
-from rlgrad.auditing.result import Audit, Row
-from rlgrad.auditing.truth import double, find_truth, rarity_of
+from rlgrad.auditing.bench import Bench, View, check_effort, check_not_zero, versions
+from rlgrad.auditing.bias import Rarity, Truth
+from rlgrad.auditing.candidates import Batch, candidates, default_estimators, default_surrogates
+from rlgrad.auditing.result import Audit
+from rlgrad.auditing.truth import find_truth, rarity_of
 from rlgrad.auditing.weights import PullBack
 from rlgrad.checks import check_logits, check_rows_of_several, check_target
 from rlgrad.estimators import Estimator
@@ -31,12 +19,6 @@ from rlgrad.metrics import Metric, as_metric
 from rlgrad.policies import Bernoulli, Categorical
 from rlgrad.surrogates import Criterion
 from rlgrad.train.evaluation import PolicyType
-
-_NUMBERS = 1 << 24  # of all estimates of a candidate together, in either space: they are kept in memory
-_LEAST = 16  # estimates, unless they take several times as long as they may
-_PATIENCE = 4  # so many times; after it 2 are enough
-_FORECAST = 30  # times as long as all estimates may take: a single one that asks for more rewards is not made
-_SAME, _TIMED = 5, 25  # estimates that agree before nothing is taken to be random; and that are timed, if quickly
 
 
 def audit(
@@ -111,11 +93,9 @@ def audit(
     usual = default_surrogates(metric, policy=policy) if surrogates is None else surrogates
     listed = candidates(batch, default_estimators() if estimators is None else estimators, usual, seed=seed)
     pull_back = None if weights is None else PullBack(logits, weights)
-    found = find_truth(batch, seconds=truth_seconds, seed=seed)
-    truth = _Truths.of(found.truth, batch, pull_back)
-    for each in listed:
-        each.tally.each, each.tally.most = found.each, _FORECAST * seconds / found.each
-    bench = _Bench(batch, truth, rarity_of(batch), pull_back, estimates, seconds, seed)
+    found, rarity = find_truth(batch, seconds=truth_seconds, seed=seed), rarity_of(batch)
+    spaces = _spaces(found.truth, batch, rarity, pull_back)
+    bench = Bench(batch, found, rarity, spaces, estimates, seconds, seed)
     return Audit(
         problem=problem,
         metric=metric.name,
@@ -123,13 +103,13 @@ def audit(
         shape=tuple(target.shape),
         weights=0 if pull_back is None else pull_back.numbers,
         truth=found.how,
-        noise=_noise(truth.logits),
-        noise_weights=None if truth.weights is None else _noise(truth.weights),
-        norm=math.sqrt(truth.logits.squared),
-        rows=tuple(bench.measure(candidate) for candidate in _shown(listed, progress)),
+        noise=spaces["logits"].noise,
+        noise_weights=spaces["weights"].noise if pull_back else None,
+        norm=math.sqrt(found.truth.squared),
+        rows=bench.rows(listed, progress=progress),
         seed=seed,
         device=str(logits.device),
-        versions={package: version(package) for package in ("rlgrad", "torch")},
+        versions=versions(),
     )
 
 
@@ -144,164 +124,17 @@ def _check(
     check_rows_of_several(target)
     if not target.numel():
         raise ValueError("needed a batch with decisions, got an empty one")
-    if estimates < 2:
-        raise ValueError(f"needed at least 2 estimates to tell their variance, got {estimates}; 1000 are usual")
-    if not (seconds > 0 and truth_seconds > 0):
-        raise ValueError(f"needed seconds above 0, got {seconds=} and {truth_seconds=}")
+    check_effort(estimates, seconds, truth_seconds)
 
 
-def _shown(listed: list[Candidate], progress: bool) -> Iterable[Candidate]:
-    if not progress:
-        return listed
-    from tqdm import tqdm
-
-    bar: Iterable[Candidate] = tqdm(listed, unit="candidate", leave=False, disable=None)
-    return bar
-
-
-def _noise(truth: Truth) -> float:
-    return math.sqrt(truth.noise / truth.squared)
-
-
-@dataclass(frozen=True)
-class _Truths:
-    logits: Truth
-    weights: Truth | None
-
-    @classmethod
-    def of(cls, truth: Truth, batch: Batch, pull_back: PullBack | None) -> "_Truths":
-        _check_not_zero(truth, batch, "logits")
-        if pull_back is None:
-            return cls(truth, None)
-        blocks = None if truth.blocks is None else pull_back(truth.blocks)
-        pulled = Truth(pull_back(truth.gradient[None])[0], blocks, truth.draws)
-        _check_not_zero(pulled, batch, "weights")
-        return cls(truth, pulled)
-
-
-def _check_not_zero(truth: Truth, batch: Batch, where: str) -> None:
+def _spaces(truth: Truth, batch: Batch, rarity: Rarity, pull_back: PullBack | None) -> dict[str, View]:
+    advice = "take a batch or weights where the metric depends on undecided decisions"
     # Below these are rounding, where the metric is a constant, and what the logits' own precision cannot hold.
-    rounding = 1e-12 * float(rarity_of(batch).spread.norm()) if where == "logits" else 0.0
-    norm = math.sqrt(max(0.0, truth.squared))
-    if norm <= max(rounding, torch.finfo(batch.logits.dtype).tiny) or truth.squared <= 3 * truth.noise:
-        raise ValueError(
-            f"needed a true gradient to compare with, got {norm:.1e} in the {where}, with standard error "
-            f"{math.sqrt(truth.noise):.1e}: zero as far as can be told; take a batch or weights where the metric "
-            "depends on undecided decisions, or raise truth_seconds"
-        )
-
-
-@dataclass(frozen=True)
-class _Bench:
-    batch: Batch
-    truth: _Truths
-    rarity: Rarity
-    pull_back: PullBack | None
-    estimates: int
-    seconds: float
-    seed: int
-
-    def measure(self, candidate: Candidate) -> Row:
-        """One row of the table; a candidate that does not apply says why."""
-        try:
-            run = self._run(candidate)
-            memory = self._memory(candidate, run.seconds)
-        except Exception as error:  # whatever is wrong with one candidate, the others are still measured
-            return Row(name=candidate.name, kind=candidate.kind, error=_first_sentence(error))
-        return self._row(candidate, run, memory)
-
-    def _run(self, candidate: Candidate) -> "_Made":
-        device = self.batch.logits.device
-        first, taken = timed(candidate.gradient, device)
-        if taken > self.seconds and not candidate.draws:
-            return _Made(double(first)[None], float(candidate.tally.rewards), taken)
-        if taken > self.seconds:  # or is it only the first that does, to choose kernels and the like?
-            taken = timed(candidate.gradient, device)[1]
-        if taken > self.seconds:
-            raise TooSlow(f"too slow: {taken:.2g} s an estimate; raise seconds")
-        return self._many(candidate)
-
-    def _many(self, candidate: Candidate) -> "_Made":
-        kept: list[Tensor] = []
-        times: list[float] = []
-        rewards = 0
-        still = not candidate.draws
-        start = time.perf_counter()
-        most = min(self.estimates, self._room())
-        while len(kept) < most and not self._enough(len(kept), time.perf_counter() - start, still=still):
-            gradient, taken = timed(candidate.gradient, self.batch.logits.device)
-            kept.append(double(gradient))
-            times.append(taken)
-            rewards += candidate.tally.rewards
-            still = still and kept[0].equal(kept[-1])
-        return _Made(torch.stack(kept), rewards / len(kept), median(times))
-
-    def _enough(self, made: int, spent: float, *, still: bool) -> bool:
-        if still:
-            return (
-                made >= _TIMED or (made >= _SAME and spent > 0.1 * self.seconds) or (made > 0 and spent > self.seconds)
-            )
-        return spent > self.seconds and made >= (_LEAST if spent < _PATIENCE * self.seconds else 2)
-
-    def _memory(self, candidate: Candidate, seconds: float) -> int | None:
-        device = self.batch.logits.device
-        short = seconds <= (self.seconds if device.type == "cuda" else min(SHORT, self.seconds))
-        return peak_memory(candidate.gradient, device) if short else None
-
-    def _room(self) -> int:
-        numbers = self.batch.logits.numel() + (self.pull_back.numbers if self.pull_back else 0)
-        return max(_LEAST, _NUMBERS // numbers)
-
-    def _row(self, candidate: Candidate, run: "_Made", memory: int | None) -> Row:
-        # What needs two estimates to tell that they do not vary may take the only one twice.
-        sample = run.sample.expand(max(2, len(run.sample)), -1)
-        surrogate = candidate.kind == "surrogate"
-        varies = bool((sample != sample[0]).any())
-        p_value = self._p_value(sample, candidate.draws or int(varies), rescale=surrogate)
-        # Who draws and asked for nothing has ways of its own to a reward; a surrogate asks for none.
-        rewards = None if varies and not run.rewards and not surrogate else run.rewards
-        biased = None if math.isnan(p_value) else p_value < LEVEL
-
-        def measured(sample: Tensor, truth: Truth) -> Space:
-            return measure(sample, truth, rewards=rewards, rescale=surrogate, biased=biased, rounding=self._rounding)
-
-        pulled = None
-        if self.pull_back is not None and self.truth.weights is not None:
-            pulled = measured(self.pull_back(sample), self.truth.weights)
-        return Row(
-            name=candidate.name,
-            kind=candidate.kind,
-            estimates=len(run.sample),
-            rewards=rewards,
-            p_value=None if math.isnan(p_value) else p_value,
-            logits=measured(sample, self.truth.logits),
-            weights=pulled,
-            seconds=run.seconds,
-            memory=memory,
-        )
-
-    @property
-    def _rounding(self) -> float:
-        # A hundred times the relative precision of the logits, or of the law of counts, whose error is 1e-9.
-        return max(100 * torch.finfo(self.batch.logits.dtype).eps, 1e-8)
-
-    def _p_value(self, sample: Tensor, draws: int, *, rescale: bool) -> float:
-        truth = self.truth.logits
-        if rescale:
-            sample = sample * best_scale(sample, truth)
-        slack = self._rounding * math.sqrt(truth.squared)
-        return bias_test(sample, truth, self.rarity, draws=draws, slack=slack, seed=self.seed)
-
-
-@dataclass(frozen=True)
-class _Made:
-    sample: Float64[Tensor, "estimates numbers"]
-    rewards: float  # that an estimate asked for
-    seconds: float  # that it took
-
-
-def _first_sentence(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    sentence = text.partition("; ")[0].partition(". ")[0]
-    expected = isinstance(error, TypeError | ValueError | TooSlow)
-    return sentence if expected else f"{type(error).__name__}: {sentence}"
+    tiny = torch.finfo(batch.dtype).tiny
+    spaces = {"logits": View(truth)}
+    check_not_zero(spaces["logits"], max(1e-12 * float(rarity.spread.norm()), tiny), where="logits", advice=advice)
+    if pull_back is not None:
+        blocks = None if truth.blocks is None else pull_back(truth.blocks)
+        spaces["weights"] = View(Truth(pull_back(truth.gradient[None])[0], blocks, truth.draws), pull_back)
+        check_not_zero(spaces["weights"], tiny, where="weights", advice=advice)
+    return spaces

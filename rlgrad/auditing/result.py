@@ -15,6 +15,7 @@ from rlgrad.text import aligned
 
 WIDTH = 110
 _EXACT = 1e-8  # a relative error that is rounding
+_LAYERS = 3  # that the table shows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +30,10 @@ class Row:
         rewards: of each row of decisions that one of them asked for, on average; None where unknown.
         p_value: of "the expected estimate is the truth", corrected for all that was tested; None where the run was too
             short to tell. Where a surrogate points is tested, not how far.
-        logits: in logit space.
+        logits: in logit space; None where the weights of a network alone were looked at.
         weights: through the weights; None without weights.
+        layers: in the weights of each layer, where a network was looked at: by the name of the module that holds them.
+            A surrogate is scaled to fit each best.
         seconds: median of one estimate, forward and backward to the logits.
         memory: bytes that one estimate holds at its worst moment; None where it takes too long to look at.
     """
@@ -43,6 +46,7 @@ class Row:
     p_value: float | None = None
     logits: Space | None = None
     weights: Space | None = None
+    layers: dict[str, Space] = field(default_factory=dict)
     seconds: float | None = None
     memory: int | None = None
 
@@ -54,22 +58,24 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:
-    """The result of ``audit``: ``str()`` gives the table, ``save()`` writes it all as JSON.
+    """The result of ``audit`` or ``audit_network``: ``str()`` gives the table, ``save()`` writes it all as JSON.
 
     Args:
         problem: what was audited, in words.
-        metric: its name.
-        policy: Bernoulli or Categorical.
+        metric: its name; of a network, that of the loss.
+        policy: Bernoulli or Categorical; of a network, that of its units.
         shape: of the target, ``*batch items``.
         weights: how many numbers the weights hold; 0 without weights.
         truth: how the true gradient was found.
-        noise: standard error of the true gradient, relative to its norm, in the logits.
-        noise_weights: the same in the weights; None without weights.
-        norm: of the true gradient in the logits.
+        noise: standard error of the true gradient, relative to its norm, in the logits; of a network, in the weights.
+        noise_weights: the same in the weights that logits are pulled back to; None without.
+        norm: of the true gradient, where ``noise`` is.
         rows: one for each candidate.
         seed: of all draws.
         device: that everything ran on.
         versions: of the software.
+        units: how many are drawn of a row in each layer of a network, one after the other; none for logits.
+        temperature: of their noise; None for logits.
     """
 
     problem: str
@@ -85,6 +91,8 @@ class Audit:
     seed: int
     device: str
     versions: dict[str, str] = field(default_factory=dict)
+    units: tuple[int, ...] = ()
+    temperature: float | None = None
 
     def __getitem__(self, name: str) -> Row:
         """The row of a candidate.
@@ -121,40 +129,61 @@ class Audit:
             file.write(self.to_json().encode())
 
     def __str__(self) -> str:
-        table = aligned([_header(self.weights > 0), *(_cells(row, self.weights > 0) for row in self.rows)])
+        spaces = [name for name in ("logits", "weights") if any(getattr(row, name) for row in self.rows)]
+        layers = next((list(row.layers)[:_LAYERS] for row in self.rows if row.layers), [])
+        header = ["candidate", *_header(spaces), *(f"in {name}" for name in layers), "ms", "KiB"]
+        table = aligned([header, *(_cells(row, spaces, layers) for row in self.rows)])
         return "\n".join([*_wrapped(self.heading()), "", table, "", *_wrapped(self.notes())])
 
     def heading(self) -> list[str]:
         """What was audited, in sentences."""
-        *batch, items = self.shape
-        rows = f"{math.prod(batch)} rows of {items} decisions" if batch else f"{items} decisions, scored together"
-        weights = f", {self.weights} weights" if self.weights else ""
         noise = "exact" if self.noise <= _EXACT else f"standard error {_percent(self.noise)} of its norm"
         if self.noise > _EXACT and self.noise_weights is not None:
             noise += f", {_percent(self.noise_weights)} in the weights"
         return [
-            f"{self.problem}: {self.metric} under a {self.policy} policy, {rows}{weights}.",
+            f"{self.problem}: {self.metric} {self._setting()}.",
             f"True gradient of the expected {self.metric} by {self.truth} ({noise}).",
         ]
+
+    def _setting(self) -> str:
+        if self.units:
+            units = " + ".join(map(str, self.units))
+            return (
+                f"of {self.shape[0]} rows under a network of {self.weights} weights, {units} units of a row drawn at "
+                f"temperature {self.temperature:g}"
+            )
+        *batch, items = self.shape
+        rows = f"{math.prod(batch)} rows of {items} decisions" if batch else f"{items} decisions, scored together"
+        return f"under a {self.policy} policy, {rows}" + (f", {self.weights} weights" if self.weights else "")
 
     def notes(self) -> list[str]:
         """How to read the table, and what was not measured."""
         counts = sorted({row.estimates for row in self.rows if row.estimates})
         made = f"{counts[0]} to {counts[-1]}" if counts[1:] else f"{counts[0] if counts else 0}"
-        lines = [
+        reward = "loss" if self.units else "reward"
+        return [
             f"bias: |expected estimate - truth| / |truth|. A plain number was found by a test that calls "
-            f"{LEVEL:.0%} of unbiased estimators biased, all coordinates together; <b: none was found, and with 99% "
+            f"{LEVEL:.0%} of unbiased estimators biased, all {'projections' if self.units else 'coordinates'} "
+            "together; <b: none was found, and with 99% "
             "confidence it is below b; ?: too few rare decisions came up to tell, nor what follows from it.",
             "~: of a surrogate, scaled to fit best before bias and variance are taken: any learning rate rescales it.",
             "variance: of one estimate, over |truth|^2. cosine: of one estimate to the truth, on average. "
-            f"rewards: how often a row's reward is asked for until the mean of estimates has cosine {WANTED:g}; 0: "
-            "never asked for, by formula alone.",
+            f"rewards: how often a row's {reward} is asked for until the mean of estimates has cosine {WANTED:g}; 0: "
+            f"never asked for{'' if self.units else ', by formula alone'}.",
+            *self._of_the_weights(),
             f"ms and KiB: one estimate with its gradient, median time and peak memory (-: not looked at). Estimates: "
             f"{made} each.",
+            *(f"not measured: {row.name}: {row.error}" for row in self.rows if row.error is not None),
         ]
-        if self.weights:
-            lines.insert(3, "w: the same estimates, pulled back to the weights.")
-        return lines + [f"not measured: {row.name}: {row.error}" for row in self.rows if row.error is not None]
+
+    def _of_the_weights(self) -> list[str]:
+        if self.units:
+            return [
+                "All in the weights of the network, and against the expected loss of drawn units: the loss of hard "
+                "ones is flat before their last layer, and has no gradient there to compare with. in: the cosine in "
+                "the weights of a layer alone, the first ones of the network."
+            ]
+        return ["w: the same estimates, pulled back to the weights."] if self.weights else []
 
 
 def _wrapped(lines: list[str]) -> list[str]:
@@ -169,16 +198,17 @@ def _strict(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _header(weights: bool) -> list[str]:
-    space = ["bias", "variance", "cosine", "rewards"]
-    return ["candidate", *space, *(f"w {name}" for name in space if weights), "ms", "KiB"]
+def _header(spaces: list[str]) -> list[str]:
+    columns = ["bias", "variance", "cosine", "rewards"]
+    return [*columns, *(f"w {name}" for name in columns)] if len(spaces) > 1 else columns
 
 
-def _cells(row: Row, weights: bool) -> list[str]:
-    spaces = [*_space(row, row.logits), *(_space(row, row.weights) if weights else [])]
+def _cells(row: Row, spaces: list[str], layers: list[str]) -> list[str]:
+    numbers = [cell for name in spaces or ["logits"] for cell in _space(row, getattr(row, name))]
+    cosines = [f"{row.layers[name].cosine:.4f}" if name in row.layers else "-" for name in layers]
     ms = "-" if row.seconds is None else _number(1000 * row.seconds)
     kib = "-" if row.memory is None else _number(row.memory / 1024)
-    return [row.name, *spaces, ms, kib]
+    return [row.name, *numbers, *cosines, ms, kib]
 
 
 def _space(row: Row, space: Space | None) -> list[str]:

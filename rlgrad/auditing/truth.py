@@ -2,13 +2,15 @@
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from rlgrad.auditing.bias import LEVEL, Rarity, Truth, bias_test
-from rlgrad.auditing.candidates import Batch, seeded
+from rlgrad.auditing.candidates import Batch, Point, seeded
 from rlgrad.auditing.cost import timed
 from rlgrad.estimators import Estimator, counterfactual, enumeration, exact, score_function
 from rlgrad.estimators.count_law import SWITCH
@@ -28,7 +30,7 @@ class Found:
     """A true gradient and how it was found.
 
     Args:
-        truth: in the logits, on the processor.
+        truth: in the space of the estimates, on the processor.
         how: in words.
         each: seconds that the reward of one draw takes, all rows together.
     """
@@ -51,15 +53,15 @@ def find_truth(batch: Batch, *, seconds: float, seed: int) -> Found:
         seconds: that a long run may take; it ends when its noise is 1% of the gradient.
         seed: of a long run.
     """
-    each = _seconds_a_reward(batch, seed)
+    each = seconds_a_reward(batch, seed)
     return replace(_found(batch, each, seconds, seed), each=each)
 
 
 def _found(batch: Batch, each: float, seconds: float, seed: int) -> Found:
     if _listable(batch, each, seconds):
-        return _exactly(batch, enumeration(), "every outcome, listed")
+        return listed(batch)
     if not (isinstance(batch.metric, CountMetric) and batch.policy is Bernoulli):
-        return _long_run(batch, each, seconds, seed)
+        return long_run(batch, _ways(batch, each, seconds), seconds=seconds, seed=seed)
     found = _exactly(batch, exact(), "the law of counts")
     if not _beyond_the_law(batch):
         return found
@@ -71,16 +73,20 @@ def double(gradient: Tensor) -> Tensor:
     return gradient.detach().flatten().cpu().double()
 
 
-def _seconds_a_reward(batch: Batch, seed: int) -> float:
-    # Of one draw, all rows together.
-    policy, device = batch.policy(batch.logits), batch.logits.device
-    generator = seeded(device, seed, "the time of a reward")
+def seconds_a_reward(point: Point[Any], seed: int) -> float:
+    """Of one draw, all rows together."""
+    generator = seeded(point.device, seed, "the time of a reward")
 
-    def score(draws: int) -> float:
-        return timed(lambda: batch.score(policy.sample(draws, generator=generator)), device)[1] / draws
+    def ask(draws: int) -> float:
+        return timed(lambda: point.rewards(draws, generator=generator), point.device)[1] / draws
 
-    first = score(1)  # which may also pay for what only a first call does
-    return first if first > 1 else score(16 if first < 0.1 else 1)
+    first = ask(1)  # which may also pay for what only a first call does
+    return first if first > 1 else ask(16 if first < 0.1 else 1)
+
+
+def listed(point: Point[Any]) -> Found:
+    """By asking for every outcome."""
+    return _exactly(point, enumeration(), "every outcome, listed")
 
 
 def _listable(batch: Batch, each: float, seconds: float) -> bool:
@@ -91,9 +97,9 @@ def _listable(batch: Batch, each: float, seconds: float) -> bool:
     return outcomes * batch.target.numel() <= 64 * _NUMBERS and outcomes * each <= seconds
 
 
-def _exactly(batch: Batch, estimator: Estimator, how: str) -> Found:
-    generator = seeded(batch.logits.device, 0, how)
-    return Found(Truth(double(batch.estimate(estimator, generator, wide=True))), how)
+def _exactly(point: Point[Any], estimator: Estimator, how: str) -> Found:
+    generator = seeded(point.device, 0, how)
+    return Found(Truth(double(point.estimate(estimator, generator, wide=True))), how)
 
 
 def _beyond_the_law(batch: Batch) -> bool:
@@ -106,7 +112,7 @@ def _beyond_the_law(batch: Batch) -> bool:
 
 def _checked(batch: Batch, found: Found, seconds: float, seed: int) -> Found:
     draws = max(1, min(_DRAWS, _NUMBERS // 16 // batch.logits.numel()))
-    run = _run(batch, _Way("counterfactual", counterfactual(draws), draws), seed, seconds)
+    run = _run(batch, Way("counterfactual", counterfactual(draws), draws), seed, seconds)
     slack = 1e-6 * math.sqrt(max(0.0, found.truth.squared))
     assert run.truth.blocks is not None
     p_value = bias_test(run.truth.blocks, found.truth, rarity_of(batch), draws=run.truth.draws, slack=slack, seed=seed)
@@ -125,51 +131,67 @@ def rarity_of(batch: Batch) -> Rarity:
 
 
 @dataclass(frozen=True)
-class _Way:
+class Way:
+    """An estimator without bias, of which the truth can be a mean.
+
+    Args:
+        name: in words.
+        estimator: to be asked again and again.
+        draws: behind each estimate.
+    """
+
     name: str
     estimator: Estimator
     draws: int
 
 
-def _ways(batch: Batch, each: float, seconds: float) -> list[_Way]:
+def _ways(batch: Batch, each: float, seconds: float) -> list[Way]:
     in_time = min(_DRAWS, seconds / each / (4 * _LEAST))
     draws = max(2, min(int(in_time), _NUMBERS // batch.logits.numel()))
-    ways = [_Way("leave-one-out REINFORCE", score_function(draws), draws)]
+    ways = [Way("leave-one-out REINFORCE", score_function(draws), draws)]
     # Without counts, a draw of counterfactual asks for the reward of each single change.
     changes = batch.target.shape[-1] * (1 if batch.policy is Bernoulli else batch.logits.shape[-1] - 1)
     by_counts = isinstance(batch.metric, CountMetric) and batch.policy is Bernoulli
     if by_counts or 2 * _LEAST * changes * each < seconds:
-        ways.append(_Way("counterfactual", counterfactual(draws if by_counts else 1), draws if by_counts else 1))
+        ways.append(Way("counterfactual", counterfactual(draws if by_counts else 1), draws if by_counts else 1))
     return ways
 
 
-def _long_run(batch: Batch, each: float, seconds: float, seed: int) -> Found:
+def long_run(point: Point[Any], ways: Sequence[Way], *, seconds: float, seed: int) -> Found:
+    """By the mean of many estimates, of the way that is expected to be nearest the truth at the end of the time.
+
+    Args:
+        point: where.
+        ways: to choose from.
+        seconds: that it may take; it ends when its noise is 1% of the gradient.
+        seed: of all draws.
+    """
     start = time.perf_counter()
-    pilots = [(_noise_in(batch, way, seed), way) for way in _ways(batch, each, seconds)]
+    pilots = [(_noise_in(point, way, seed), way) for way in ways]
     way = min(pilots, key=lambda pilot: pilot[0])[1]
-    return _run(batch, way, seed, seconds - (time.perf_counter() - start))
+    return _run(point, way, seed, seconds - (time.perf_counter() - start))
 
 
-def _run(batch: Batch, way: _Way, seed: int, seconds: float) -> Found:
-    generator = seeded(batch.logits.device, seed, f"long run of {way.name}")
-    blocks, merged = _blocks(batch, way, generator, end=time.perf_counter() + seconds)
+def _run(point: Point[Any], way: Way, seed: int, seconds: float) -> Found:
+    generator = seeded(point.device, seed, f"long run of {way.name}")
+    blocks, merged = _blocks(point, way, generator, end=time.perf_counter() + seconds)
     return Found(Truth(blocks.mean(0), blocks, way.draws * merged), f"a long run of {way.name}")
 
 
-def _noise_in(batch: Batch, way: _Way, seed: int) -> float:
+def _noise_in(point: Point[Any], way: Way, seed: int) -> float:
     """Variance of an estimate times the seconds it takes: the squared error at the end of a second."""
-    generator = seeded(batch.logits.device, seed, f"pilot {way.name}")
-    runs = [timed(lambda: double(batch.estimate(way.estimator, generator)), batch.logits.device) for _ in range(_PILOT)]
+    generator = seeded(point.device, seed, f"pilot {way.name}")
+    runs = [timed(lambda: double(point.estimate(way.estimator, generator)), point.device) for _ in range(_PILOT)]
     variance = float(torch.stack([gradient for gradient, _ in runs]).var(0).sum())
     return variance * min(seconds for _, seconds in runs)
 
 
-def _blocks(batch: Batch, way: _Way, generator: torch.Generator, *, end: float) -> tuple[Tensor, int]:
+def _blocks(point: Point[Any], way: Way, generator: torch.Generator, *, end: float) -> tuple[Tensor, int]:
     """Independent estimates, and how many were merged into each."""
     blocks: list[Tensor] = []
     merged = 1
     while True:
-        several = [double(batch.estimate(way.estimator, generator, wide=True)) for _ in range(merged)]
+        several = [double(point.estimate(way.estimator, generator, wide=True)) for _ in range(merged)]
         blocks.append(torch.stack(several).mean(0))
         if len(blocks) % _LEAST:
             continue

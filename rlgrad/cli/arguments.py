@@ -20,6 +20,11 @@ METHODS = (
     "ce, ce-tuned, ce-weighted, focal, soft, score_function, counterfactual, exact, ce+soft, ce+score_function, "
     "ce+counterfactual, ce+exact"
 )
+STEP_METHODS = (
+    "relu, sigmoid, surrogate-sigmoid, surrogate-arctan, surrogate-fast_sigmoid, surrogate-superspike, "
+    "surrogate-triangular, surrogate-boxcar, surrogate-straight_through, surrogate-straight_through_clipped, "
+    "counterfactual, score_function, arm, disarm, muprop, rebar, relax, frozen"
+)
 MetricName = Annotated[str, tyro.conf.arg(metavar="NAME", help=f"What counts in the end, one of {METRICS}.")]
 MethodName = Annotated[
     str,
@@ -29,9 +34,15 @@ MethodName = Annotated[
     ),
 ]
 MethodNames = Annotated[
-    tuple[str, ...], tyro.conf.arg(metavar="NAME ...", help=f"Which methods, of {METHODS}; all by default.")
+    tuple[str, ...],
+    tyro.conf.arg(
+        metavar="NAME ...",
+        help=f"Which methods, of {METHODS}; with --task steps, of {STEP_METHODS}.",
+        help_behavior_hint="(default: all)",
+    ),
 ]
 Network = Literal["linear", "mlp"]
+Task = Literal["table", "steps"]
 
 
 class BadInput(ValueError):
@@ -60,13 +71,14 @@ def metric_named(name: str) -> "CountMetric":
     return CATALOGUE[name]
 
 
-def methods_named(names: tuple[str, ...]) -> list[str]:
-    """The methods named, each once; all for none."""
-    from rlgrad.study.methods import METHODS as methods
+def methods_named(names: tuple[str, ...], task: Task = "table") -> list[str]:
+    """The methods of a task that are named, each once; all for none."""
+    from rlgrad.study import methods, steps
 
+    known = [*steps.METHODS] if task == "steps" else [*methods.METHODS]
     for name in names:
-        check_name(name, list(methods), "a method")
-    return list(dict.fromkeys(names)) or list(methods)
+        check_name(name, known, "a method")
+    return list(dict.fromkeys(names)) or known
 
 
 def check_name(name: str, known: list[str], what: str) -> None:

@@ -1,18 +1,19 @@
 """``rlgrad compare``."""
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from rlgrad.cli.arguments import (
+    METRICS,
     BadInput,
     Budget,
     MethodNames,
-    MetricName,
     Network,
+    Task,
     comparison_of,
     methods_named,
     metric_named,
@@ -20,7 +21,22 @@ from rlgrad.cli.arguments import (
 )
 
 if TYPE_CHECKING:
-    from rlgrad.study.comparison import Comparison
+    from rlgrad.study.comparison import Setting
+
+_OPTIONS: dict[Task, tuple[str, ...]] = {
+    "table": ("table", "target", "metric", "model", "positive", "no_header", "patience"),
+    "steps": ("hidden",),
+}
+
+
+def _left_to_the_task(metavar: str, default: str, help: str | None = None) -> Any:
+    """An option that is None if left: some tasks refuse it, and others have a default of their own."""
+    return tyro.conf.arg(metavar=metavar, help=help, help_behavior_hint=f"(default: {default})")
+
+
+_MetricName = Annotated[
+    str | None, _left_to_the_task("NAME", "f1", f"For a table: what counts in the end, one of {METRICS}.")
+]
 
 
 @dataclass
@@ -28,16 +44,22 @@ class Compare:
     """Compare methods of training on the same splits and seeds, and say who won and whether it is luck.
 
     Every run is a line of OUT/records.jsonl; started again, the command makes only the runs that are missing there.
-    Without a table it runs on scikit-learn's handwritten digits, the 8 against the others.
+    Without a table it runs on scikit-learn's handwritten digits, the 8 against the others. With --task steps it trains
+    networks whose hidden units are hard steps to tell the ten digits apart, by surrogate derivatives and by policy
+    gradients, and takes no table.
     """
 
     table: tyro.conf.Positional[Path | None] = None
     """CSV, TSV or Parquet file of numbers and text; values may be missing."""
+    task: Task = "table"
+    """A metric on a table, or networks of hard steps."""
     target: str | None = None
     """Column to predict, which holds two labels."""
-    metric: MetricName = "f1"
-    model: Network = "linear"
-    """A linear model, or a network with two hidden layers of 64 units."""
+    metric: _MetricName = None
+    model: Annotated[Network | None, _left_to_the_task("{linear,mlp}", "linear")] = None
+    """For a table: a linear model, or a network with two hidden layers of 64 units."""
+    hidden: Annotated[tuple[int, ...], _left_to_the_task("INT ...", "1 2")] = ()
+    """With --task steps: how many hidden layers of 128 units; each number makes a table of results."""
     methods: MethodNames = ()
     seeds: int = 5
     """How many: seeds 0, 1, ... each split the rows anew."""
@@ -49,55 +71,95 @@ class Compare:
     """The file has no line of names: its columns are 0, 1, 2, ..."""
     workers: int = -1
     """Processes, of one thread each; -1 for one a processor core."""
-    budget: tyro.conf.OmitArgPrefixes[Budget] = field(default_factory=Budget)
+    epochs: Annotated[int | None, _left_to_the_task("INT", "100, with --task steps 60")] = None
+    """Passes over the training rows, for a table at most; half of them on each stage where a method has two."""
+    lr: Annotated[float | None, _left_to_the_task("FLOAT", "0.01, with --task steps 0.003")] = None
+    """Learning rate of Adam."""
+    patience: Annotated[int | None, _left_to_the_task("INT", "20")] = None
+    """For a table: end a stage after this many epochs without a better validation metric."""
+    batch_size: Annotated[int | None, _left_to_the_task("INT", "256, with --task steps 64")] = None
+    """Rows a batch."""
 
     def run(self) -> int:
-        """Make the missing runs, then print the table and the sentence."""
-        metric, methods = metric_named(self.metric), methods_named(self.methods)
+        """Make the missing runs of each setting, then print its table and its sentence."""
+        self._check()
+        methods = methods_named(self.methods, self.task)
+        settings = self._steps() if self.task == "steps" else [self._comparison()]
+        seeds, path = range(self.seeds), self.out / "records.jsonl"
+        failed = False
+        for number, setting in enumerate(settings):
+            print(end="\n" if number else "")
+            _make_runs(setting, methods, seeds, path, self.workers)
+            failed |= _print_result(setting, methods, seeds, path)
+        print(f"records: {path}")
+        return int(failed)
+
+    def _check(self) -> None:
+        for task, names in _OPTIONS.items():
+            given = [_spelled(name) for name in names if getattr(self, name) not in (None, False, ())]
+            if task != self.task and given:
+                raise BadInput(
+                    f"needed options of --task {self.task}, got {', '.join(given)} of --task {task}; "
+                    f"leave that out, or pass --task {task}"
+                )
         if self.seeds < 1:
             raise BadInput(f"needed at least one seed, got --seeds {self.seeds}; five tell more about luck")
         if self.workers == 0:
             raise BadInput("needed a number of workers, got --workers 0; -1 takes one for each processor core")
+
+    def _comparison(self) -> "Setting":
+        metric = metric_named(self.metric or "f1")
+        budget = Budget(**self._given("epochs", "lr", "patience", "batch_size"))
         problem = problem_of(self.table, self.target, self.positive, self.no_header)
-        comparison = comparison_of(problem, self.model, metric, self.budget)
-        _make_runs(comparison, methods, range(self.seeds), self.out / "records.jsonl", self.workers)
-        return _print_result(comparison, methods, range(self.seeds), self.out / "records.jsonl")
+        comparison = comparison_of(problem, self.model or "linear", metric, budget)
+        problem.split(seed=0)  # what is wrong with the table would be wrong in every run
+        return comparison
+
+    def _steps(self) -> list["Setting"]:
+        from rlgrad.study.steps import Steps
+
+        budget = self._given("epochs", "lr", "batch_size")
+        return [Steps(hidden=hidden, **budget) for hidden in dict.fromkeys(self.hidden or (1, 2))]
+
+    def _given(self, *names: str) -> dict[str, Any]:
+        """What is not left to the default of the task."""
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
-def _make_runs(comparison: "Comparison", methods: list[str], seeds: range, path: Path, workers: int) -> None:
+def _spelled(name: str) -> str:
+    return "a table file" if name == "table" else f"--{name.replace('_', '-')}"
+
+
+def _make_runs(setting: "Setting", methods: list[str], seeds: range, path: Path, workers: int) -> None:
     from tqdm import tqdm
 
     from rlgrad.study.comparison import run
 
-    missing = comparison.missing(path, methods, seeds)
+    missing = setting.missing(path, methods, seeds)
     there = len(methods) * len(seeds) - len(missing)
-    if missing:
-        comparison.problem.split(seed=seeds[0])  # what is wrong with the table would be wrong in every run
-    print(f"{comparison.task}: {len(missing)} runs to make, {there} already in {path}", flush=True)
+    print(f"{setting.task}: {len(missing)} runs to make, {there} already in {path}", flush=True)
     for record in tqdm(
-        run(comparison, missing, path, workers=workers), total=len(missing), unit="run", leave=False, disable=None
+        run(setting, missing, path, workers=workers), total=len(missing), unit="run", leave=False, disable=None
     ):
         if record.error is not None:
             tqdm.write(f"{record.method}, seed {record.seed} failed: {record.error.splitlines()[-1]}", file=sys.stderr)
 
 
-def _print_result(comparison: "Comparison", methods: list[str], seeds: range, path: Path) -> int:
+def _print_result(setting: "Setting", methods: list[str], seeds: range, path: Path) -> bool:
+    """Print the table and the sentence of a setting, and tell whether a run has failed."""
     from rlgrad.report.tables import sentence, summary, to_text
-    from rlgrad.study.comparison import OVERLAP
-    from rlgrad.study.methods import REFERENCE
     from rlgrad.study.records import scores
     from rlgrad.study.statistics import verdict
 
-    records = comparison.records(path, methods, seeds)
-    reference = REFERENCE if REFERENCE in methods else methods[0]
-    metric = comparison.metric.name
-    rows = summary(records, reference=reference, overlap=OVERLAP)
-    print(f"\n{to_text(rows, metric=metric, reference=reference, overlap=OVERLAP)}\n")
+    records = setting.records(path, methods, seeds)
+    reference = setting.reference if setting.reference in methods else methods[0]
+    metric, overlap = setting.metric_name, setting.overlap
+    rows = summary(records, reference=reference, overlap=overlap)
+    print(f"\n{to_text(rows, metric=metric, reference=reference, overlap=overlap)}\n")
     results = scores(records)
     if any(results[name].keys() & results[reference].keys() for name in methods if name != reference):
-        print(sentence(verdict(results, reference=reference, overlap=OVERLAP), metric=metric))
+        print(sentence(verdict(results, reference=reference, overlap=overlap), metric=metric))
     software = {(record.versions["rlgrad"], record.versions["torch"]) for record in records}
     if len(software) > 1:
         print("note: the records were made by several versions of rlgrad or torch; use a new --out to compare by one")
-    print(f"records: {path}")
-    return 1 if any(record.error is not None for record in records) else 0
+    return any(record.error is not None for record in records)

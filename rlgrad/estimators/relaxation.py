@@ -205,7 +205,9 @@ def _estimate(
 ) -> Float[Tensor, "*batch"]:
     perturbed, decision = perturbed_logits(policy, learner.draws, generator=generator)
     reward = rewards_of(score, decision)
-    weights = [weight for weight in learner.parameters() if weight.requires_grad] if torch.is_grad_enabled() else []
+    # A score may say that it is part of another control variate's guess: that one's learning is not to meet this one's.
+    learns = torch.is_grad_enabled() and getattr(score, "learns", True)
+    weights = [weight for weight in learner.parameters() if weight.requires_grad] if learns else []
     guess, slope = _slope(control, perturbed, keep_graph=bool(weights))
     surprise = policy.surprise(decision)
     left = (reward.detach() - guess).to(surprise.dtype)

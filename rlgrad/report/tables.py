@@ -27,8 +27,8 @@ class Row:
         test: test metric under the method's own decision rule; all NaN where no run finished.
         difference: paired difference of that to the reference; None for the reference and for a method that shares
             no seed with it.
-        test_tuned: mean test metric of the same weights with the threshold tuned on validation.
-        seconds: mean time of a run.
+        test_tuned: mean test metric of the same weights with the threshold tuned on validation; NaN where none is.
+        seconds: mean time of training.
     """
 
     method: str
@@ -96,12 +96,14 @@ def to_text(rows: Sequence[Row], *, metric: str, reference: str, overlap: float 
         reference: as given to `summary`.
         overlap: as given to `summary`.
     """
-    table = aligned([_header(metric, reference), *_cells(rows, reference)])
-    notes = [fill(note, width=100) for note in _notes(rows, reference, overlap)]
+    table = aligned(_table(rows, metric, reference, None))
+    notes = [fill(note, width=100) for note in _notes(rows, reference, overlap, None)]
     return "\n".join([table, "", *notes])
 
 
-def to_markdown(rows: Sequence[Row], *, metric: str, reference: str, overlap: float = 0.0) -> str:
+def to_markdown(
+    rows: Sequence[Row], *, metric: str, reference: str, overlap: float = 0.0, unit: str | None = None
+) -> str:
     """The same table and notes in Markdown, names as code.
 
     Args:
@@ -109,29 +111,34 @@ def to_markdown(rows: Sequence[Row], *, metric: str, reference: str, overlap: fl
         metric: name of the metric.
         reference: as given to `summary`.
         overlap: as given to `summary`.
+        unit: the method whose time is the unit of the last column, in place of seconds, which are of one machine.
     """
-    body = [[code(name), *rest] for name, *rest in _cells(rows, reference)]
-    table = markdown([_header(metric, reference), *body])
-    return "\n".join([table, "", *(f"- {note}" for note in _notes(rows, reference, overlap))])
+    header, *body = _table(rows, metric, reference, unit)
+    table = markdown([header, *([code(name), *rest] for name, *rest in body)])
+    return "\n".join([table, "", *(f"- {note}" for note in _notes(rows, reference, overlap, unit))])
 
 
-def _header(metric: str, reference: str) -> list[str]:
-    return ["method", "seeds", f"test {metric} [95%]", f"minus {reference} [95%]", "tuned", "seconds"]
-
-
-def _cells(rows: Sequence[Row], reference: str) -> list[list[str]]:
+def _table(rows: Sequence[Row], metric: str, reference: str, unit: str | None) -> list[list[str]]:
+    """Header and cells."""
     digits = _digits([value for row in rows for value in (*row.test, *(row.difference or ()))], most=3)
-    return [
-        [
-            row.method,
-            str(row.seeds),
-            _bounds(row.test, f".{digits}f"),
-            "reference" if row.method == reference else _bounds(row.difference or _UNKNOWN, f"+.{digits}f"),
-            _number(row.test_tuned, f".{digits}f"),
-            _number(row.seconds, ".1f"),
-        ]
-        for row in rows
-    ]
+    columns = {
+        "method": [row.method for row in rows],
+        "seeds": [str(row.seeds) for row in rows],
+        f"test {metric} [95%]": [_bounds(row.test, f".{digits}f") for row in rows],
+        f"minus {reference} [95%]": [
+            "reference" if row.method == reference else _bounds(row.difference or _UNKNOWN, f"+.{digits}f")
+            for row in rows
+        ],
+    }
+    if _any_tuned(rows):
+        columns["tuned"] = [_number(row.test_tuned, f".{digits}f") for row in rows]
+    of_unit = {row.method: row.seconds for row in rows}[unit] if unit else 1.0
+    columns["time" if unit else "seconds"] = [_number(row.seconds / of_unit, ".1f") for row in rows]
+    return [list(columns), *map(list, zip(*columns.values(), strict=True))]
+
+
+def _any_tuned(rows: Sequence[Row]) -> bool:
+    return not all(isnan(row.test_tuned) for row in rows)
 
 
 def _digits(values: Iterable[float], *, most: int) -> int:
@@ -152,14 +159,15 @@ def _number(value: float, form: str) -> str:
     return "-" if isnan(value) else f"{value:{form}}"
 
 
-def _notes(rows: Sequence[Row], reference: str, overlap: float) -> list[str]:
+def _notes(rows: Sequence[Row], reference: str, overlap: float, unit: str | None) -> list[str]:
     compared = sum(row.difference is not None for row in rows)
     failures = [f"{row.method} {row.failed} of {row.failed + row.seeds}" for row in rows if row.failed]
     notes = {
         "test: mean over seeds [Student-t interval]; larger is better.": True,
         f"minus {reference}: paired over seeds; each of the {compared} intervals stands by itself.": True,
         f"seeds re-split the same rows: variances corrected for n_test/n_train = {overlap:.3g}.": overlap > 0,
-        "tuned: test metric of the same weights, with the threshold tuned on the validation rows.": True,
+        "tuned: test metric of the same weights, with the threshold tuned on the validation rows.": _any_tuned(rows),
+        f"time: that of training, in units of {unit}.": unit is not None,
         f"left out, because they failed: {', '.join(failures)}.": bool(failures),
     }
     return [note for note, applies in notes.items() if applies]

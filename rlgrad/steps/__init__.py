@@ -3,7 +3,7 @@
 A step's true derivative is zero, so nothing before it learns by back-propagation. Every activation here takes a rule
 as ``backward=``: ``None`` for the true zero, a surrogate derivative from ``RULES`` by name or as an object such as
 ``arctan(slope=4)``, or any function from the distance to a threshold to a pseudo-derivative. A surrogate is quiet and
-biased: what it yields is the gradient of no function. ``QPWC`` needs none; it is steep rather than flat.
+biased: what it yields is the gradient of no function. ``QPWC`` is steep rather than flat: for it None is a gradient.
 """
 
 from rlgrad.steps.activations import Sign as Sign

@@ -96,7 +96,8 @@ class Sign(nn.Module):
         return replaced(x, self._value, None if self.backward is None else self._slope)
 
     def _value(self, x: Tensor) -> Tensor:
-        sign = _above(x).add_(_below(x))
+        sign = x.sign()
+        sign = torch.clamp(x, sign, sign)  # which keeps NaN, unlike sign
         return sign if self.at_zero == 0 else sign + self.at_zero * (1 - sign.abs())
 
     def _slope(self, x: Tensor) -> Tensor:
@@ -160,22 +161,24 @@ class Staircase(nn.Module):
 
     def forward(self, x: Shaped[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """One of the levels."""
-        return replaced(x, self._value, None if self.backward is None else self._slope)
+        return replaced(x, self._value, None if self.backward is None else self._slope, short=False)
 
     def _value(self, x: Tensor) -> Tensor:
         # Just one of the differences is 1 and the others are 0: no level is rounded, as it would be in a sum of jumps.
         total, passed = torch.zeros_like(x), torch.ones_like(x)
         for level, threshold in zip(self.levels[:-1], self.thresholds, strict=True):
             passed_next = _unit_step(x - threshold, self.at_threshold)
-            total, passed = total + level * (passed - passed_next), passed_next
-        return total + self.levels[-1] * passed
+            total, passed = total.add_(passed.sub_(passed_next), alpha=level), passed_next
+        return total.add_(passed, alpha=self.levels[-1])
 
     def _slope(self, x: Tensor) -> Tensor:
         assert self.backward is not None
         rule = self.backward
         jumps = (high - low for low, high in pairwise(self.levels))
-        first, *others = (jump * rule(x - at) for jump, at in zip(jumps, self.thresholds, strict=True))
-        return sum(others, start=first)
+        total = torch.zeros_like(x)
+        for jump, threshold in zip(jumps, self.thresholds, strict=True):
+            total = total.add_(rule(x - threshold), alpha=jump)
+        return total
 
 
 def _above(x: Tensor) -> Tensor:

@@ -1,11 +1,14 @@
 """The QPWC neuron: four pieces of sigmoids, end to end."""
 
+import math
+
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from rlgrad.steps.replaced import replaced
-from rlgrad.steps.rules import check_positive
+from rlgrad.steps.rules import Rule, as_rule, check_positive, sigmoid_slope
 
 
 class QPWC(nn.Module):
@@ -20,9 +23,9 @@ class QPWC(nn.Module):
 
         s = b + w σ(k (z - c)),   ds/dz = sharp σ(k (z - c)) σ(-k (z - c))
 
-    and s = 0, ds = 0 for z <= 0, s = 1, ds = 0 for z >= 1. The backward pass is ds: the true derivative inside of each
-    piece, so there is no rule to choose. As ``sharp`` grows this becomes ``Staircase([0, .25, .5, .75, 1], [.125, .375,
-    .625, 1])``, whose gradient vanishes; take that with a rule for hard steps.
+    and s = 0, ds = 0 for z <= 0, s = 1, ds = 0 for z >= 1. The backward pass is ds, the true derivative inside of each
+    piece. As ``sharp`` grows this becomes ``Staircase([0, .25, .5, .75, 1], [.125, .375, .625, 1])``, and ds vanishes
+    outside of its steps: a rule on the way back is applied as by that staircase.
 
     What its source's comments get wrong: the steps are at .125, .375, .625 and 1, and the quarter points .25, .5 and
     .75 are the centres of plateaus. And s is not continuous: at 0, .25, .5 and .75 it jumps up by j, 2j, 2j and 3j,
@@ -30,13 +33,14 @@ class QPWC(nn.Module):
 
     Args:
         sharp: how steep the steps are, above 0: the slope is sharp / 4 in the middle of each of them.
+        backward: as of ``Step``; None for ds.
 
     Shape:
         any; dtype and device are kept. NaN stays NaN.
 
     Raises:
-        TypeError: on use, input that is not floating point.
-        ValueError: ``sharp`` is not a finite number above 0.
+        TypeError: the rule is nothing of the kind; on use, input that is not floating point.
+        ValueError: ``sharp`` is not a finite number above 0; an unknown name.
 
     Source: the QPWC neuron's MATLAB code. It computes ds by a difference that loses its digits far from a step, and an
         exponential that overflows in float32 above sharp 177; the form above does neither.
@@ -49,40 +53,53 @@ class QPWC(nn.Module):
         (tensor([0.0000, 0.1250, 0.2483, 1.0000]), tensor([0.0000, 2.5000, 0.0665, 0.0000]))
     """
 
-    def __init__(self, *, sharp: float = 10.0) -> None:
+    def __init__(self, *, sharp: float = 10.0, backward: Rule | str | None = None) -> None:
         super().__init__()
         check_positive(sharp, "sharp")
         self.sharp = float(sharp)
+        self.backward = as_rule(backward)
 
     def extra_repr(self) -> str:
-        """The steepness, for ``repr``."""
-        return f"sharp={self.sharp:g}"
+        """The steepness and the rule, for ``repr``."""
+        return f"sharp={self.sharp:g}, backward={self.backward!r}"
 
     def forward(self, z: Shaped[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """From 0 to 1."""
-        return replaced(z, self._value, self._slope)
+        return replaced(z, self._value, self._slope if self.backward is None else self._rule, short=False)
+
+    def plateaus(self, z: Float[Tensor, "*shape"]) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:
+        """The plateau below z, 0, .25, .5 or .75, and how likely the one above is, as a logit, for s to be the mean.
+
+        For z <= 0 and z >= 1 there is no doubt: the logit is infinite, and has no gradient.
+        """
+        piece = (4 * z.detach()).clamp(0, 4).ceil().clamp_(min=1)
+        last = piece == 4
+        u = self.sharp * torch.where(last, 2 * (z - 1), 4 * z - piece + 0.5)
+        beyond = torch.where(last & (u < 0), u, -1.0)  # a stand-in where it is not taken, so that no gradient is NaN
+        twice = math.log(2) + F.logsigmoid(beyond) - torch.log(torch.tanh(-beyond / 2))  # the logit of 2 sigmoid(u)
+        logit = torch.where(last, twice, u).masked_fill(z <= 0, -math.inf).masked_fill(z >= 1, math.inf)
+        return (piece - 1) / 4, logit
 
     def _value(self, z: Tensor) -> Tensor:
-        first, last = _pieces(z)
-        steps, beyond = first.ceil(), last.ceil()
-        up = first.sub_(steps).add_(last).sub_(beyond).add_(0.5).mul_(self.sharp).sigmoid_()
-        below = steps.add_(beyond).sub_(1)  # 0, 1, 2, 3; and -1 for z <= 0, where relu leaves 0
-        return torch.addcmul(up, beyond, up).add_(below).mul_(0.25).relu_()  # the last piece is twice as high
+        t = z.clamp(0, 1).mul_(4)
+        piece = t.ceil()  # 1, 2, 3, 4, and 0 for z <= 0; of a t that is not rounded
+        # Half of leaky_relu(t - 3, 2), as t - 3 up to 3 and half of it beyond, where the last piece is half as steep,
+        # makes k (z - c) sharp (that + 3 - piece + 1/2) in every piece, without a case for each.
+        up = F.leaky_relu(t.sub_(3), 2.0).sub_(piece, alpha=2).add_(7).mul_(self.sharp / 2).sigmoid_()
+        height = piece.clamp(min=3).sub_(2)  # the last piece is twice as high
+        return torch.addcmul(piece.sub_(1), height, up).mul_(0.25).relu_()
+
+    def _rule(self, z: Tensor) -> Tensor:
+        assert self.backward is not None
+        total = torch.zeros_like(z)
+        for threshold in (0.125, 0.375, 0.625, 1.0):
+            total = total.add_(self.backward(z - threshold), alpha=0.25)
+        return total
 
     def _slope(self, z: Tensor) -> Tensor:
-        first, last = _pieces(z)
-        # From a piece to the next u jumps from sharp / 2 to its negative, and ds is even in u: either will do there.
-        u = first.add_(last).frac_().sub_(0.5).mul_(self.sharp)
-        tail = u.abs_().neg_().sigmoid_()  # at most 1/2: one less it loses no digits
-        inside = z.clamp(0, 1)
-        inside = torch.addcmul(inside, inside, inside, value=-1).sign_()  # z (1 - z): 0 at both ends
-        return torch.addcmul(tail, tail, tail, value=-1).mul_(self.sharp).mul_(inside)
-
-
-def _pieces(z: Tensor) -> tuple[Tensor, Tensor]:
-    """4 z up to z = .75, from 0 to 3, and 2 (z - .75) from there, from 0 to 1/2, both without rounding.
-
-    On their sum t each piece of the neuron is one unit long, the last one half of one, so k (z - c) is
-    sharp (t - ceil(t) + 1/2) in every piece, without a case for each.
-    """
-    return z.clamp(0, 0.75).mul_(4), z.clamp(0.75, 1).sub_(0.75).mul_(2)
+        # From a piece to the next u jumps from 1/2 to -1/2, and ds is even in u: either will do there.
+        u = F.leaky_relu((2 * z).sub_(1.5), 2.0).add_(3).frac_().sub_(0.5)
+        tail = u.abs_().mul_(-self.sharp).sigmoid_()  # at most 1/2: one less it loses no digits
+        ds = sigmoid_slope(tail.new_full((), self.sharp), tail)
+        inside: Tensor = torch.ops.aten.hardtanh_backward(ds, z, 0, 1)  # 0 for z <= 0 and z >= 1, be ds what it will
+        return inside

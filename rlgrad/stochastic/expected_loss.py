@@ -100,7 +100,13 @@ class ExpectedLoss(nn.Module):
 
     def forward(self, network: nn.Module, x: Tensor, target: Tensor) -> Float[Tensor, ""]:
         """The mean over rows of the estimated expected loss."""
-        nest = _Nest(self, opened(network, x), target)
+        runner = opened(network, x)
+        if isinstance(self.loss, MetricLoss) and isinstance(runner, Chain) and runner.ends_in_steps:
+            raise TypeError(
+                "needed logits for MetricLoss, which draws decisions of them, got a network that ends in drawn steps; "
+                "leave the last one out"
+            )
+        nest = _Nest(self, runner, target)
         reward = nest.expected(nest.runner.start())
         if self.training:
             self.called += 1
@@ -166,19 +172,15 @@ class _Nest:
         self.logistic: dict[int, Tensor] = {}
         self.joint: Joint | None = None
 
-    def expected(self, stop: Stop) -> Float[Tensor, "*lead rows"]:
-        """The reward to be expected from where a run stands."""
+    def expected(self, stop: Stop, *, learns: bool = True) -> Float[Tensor, "*lead rows"]:
+        """The reward to be expected from where a run stands; estimators learn from it unless it is only a guess."""
         if stop.unit is None:
             return -self.losses(stop)
         layer, level = layer_of(stop.unit, stop.inputs), len(stop.before)
         if not torch.is_grad_enabled():  # only asked what if, which is asked often
-            return self.after(stop, layer.drawn(self._logistic(level, layer.inputs)))
+            return self.expected(self.runner.resume(stop, layer.drawn(self._logistic(level, layer.inputs))))
         policy = layer.policy(self.temperature, lambda draws: self._uniform(level, draws, layer.inputs))
-        return self.criterion.estimator(policy, _Rest(self, stop, layer), generator=self.criterion.generator)
-
-    def after(self, stop: Stop, values: Float[Tensor, "*lead rows units"]) -> Float[Tensor, "*lead rows"]:
-        """The reward to be expected after a layer gave these values."""
-        return self.expected(self.runner.resume(stop, values))
+        return self.criterion.estimator(policy, _Rest(self, stop, layer, learns), generator=self.criterion.generator)
 
     def losses(self, stop: Stop) -> Float[Tensor, "*lead rows"]:
         """Of the network's output."""
@@ -195,12 +197,19 @@ class _Nest:
         if not isinstance(loss, MetricLoss):
             return loss
         if stop.reached.ndim - stop.lead - 1 >= len(loss.policy.axes):
-            return loss.of_rows
+            return loss.of_rows if torch.is_grad_enabled() else partial(self._decided, loss, len(stop.before))
         if self.joint is None:
             with torch.no_grad():
                 outputs = _outputs(self.runner, _LOOKS, self.temperature, self.criterion.generator)
             self.joint = Joint.of(loss, outputs, self.target, generator=self.criterion.generator)
         return self.joint
+
+    def _decided(self, loss: MetricLoss, level: int, logits: Tensor, target: Tensor) -> Tensor:
+        """Of decisions under noise that is shared as well, in place of the expectation over them: what if is cheap."""
+        policy = loss.policy(logits)
+        noise = self._uniform(level, 1, policy.logits.new_empty(self.target.shape))
+        decision = policy.decide(noise.repeat(1, len(target) // max(1, len(self.target)), 1))
+        return 1 - loss.metric(decision[0], target)
 
     def _uniform(self, level: int, draws: int, inputs: Tensor) -> Float[Tensor, "draws rows units"]:
         if (level, draws) not in self.noise:
@@ -218,16 +227,19 @@ class _Nest:
 class _Rest:
     """What follows a layer of steps, as the score of its decisions."""
 
-    def __init__(self, nest: _Nest, stop: Stop, layer: Layer) -> None:
-        self.nest, self.stop, self.layer = nest, stop, layer
+    def __init__(self, nest: _Nest, stop: Stop, layer: Layer, learns: bool) -> None:
+        self.nest, self.stop, self.layer, self.learns = nest, stop, layer, learns
 
     def __call__(self, decision: Shaped[Tensor, "draws *batch units"]) -> Float[Tensor, "draws *batch"]:
         """Rewards of the decisions."""
-        return self.relaxed(self.layer.encoded(decision))
+        return self._expected(self.layer.encoded(decision), learns=self.learns)
 
     def relaxed(self, decision: Float[Tensor, "draws *logits"]) -> Float[Tensor, "draws *batch"]:
         """Rewards of decisions between 0 and 1."""
-        return self.nest.after(self.stop, self.layer.values(decision.to(self.layer.inputs.dtype)))
+        return self._expected(decision.to(self.layer.inputs.dtype), learns=False)
+
+    def _expected(self, decision: Tensor, *, learns: bool) -> Tensor:
+        return self.nest.expected(self.nest.runner.resume(self.stop, self.layer.values(decision)), learns=learns)
 
     @property
     def gain(self) -> Callable[[Tensor], Tensor] | None:

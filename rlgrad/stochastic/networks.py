@@ -101,6 +101,11 @@ class Chain:
         before = (*stop.before, stop.given(values))
         return self._run(self._after(stop)[1:], outputs.flatten(0, -2), outputs.shape[:-1], before)
 
+    @property
+    def ends_in_steps(self) -> bool:
+        """Whether the output is what a layer of drawn steps gives."""
+        return not self.segments[-1]
+
     def _after(self, stop: Stop) -> list[nn.Module]:
         return self.segments[len(stop.before) + 1]
 

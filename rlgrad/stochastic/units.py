@@ -2,8 +2,8 @@
 
 A unit with input z is drawn as if logistic noise, times the temperature, were added to z and the hard unit followed. A
 step is 1 with probability sigmoid(z / temperature); a staircase passes each threshold t with probability
-sigmoid((z - t) / temperature), all of them with the one noise. A QPWC neuron is drawn within its piece of the line: it
-is b + w with probability sigmoid(k (z - c) / temperature) and else b, so that at temperature 1 its mean is its value.
+sigmoid((z - t) / temperature), all of them with the one noise. A QPWC neuron takes one of the two plateaus around its
+value, so that its mean at temperature 1 is that value.
 """
 
 import math
@@ -19,9 +19,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from rlgrad.policies import Bernoulli, Categorical, Policy
-from rlgrad.steps import Sign, Staircase, Step
+from rlgrad.steps import QPWC, Sign, Staircase, Step
 
-Unit = Step | Sign | Staircase
+Unit = Step | Sign | Staircase | QPWC
 Noise = Callable[[int], Tensor]
 
 
@@ -57,12 +57,12 @@ class TwoValued:
 
     Args:
         inputs: ``*lead rows units``; above 0 the hard unit gives the higher value.
-        low: the lower value.
+        low: the lower value, of all units or of each.
         jump: the higher value less the lower.
     """
 
     inputs: Float[Tensor, "*lead rows units"]
-    low: float = 0.0
+    low: float | Float[Tensor, "*lead rows units"] = 0.0
     jump: float = 1.0
 
     def policy(self, temperature: float, noise: Noise) -> Policy:
@@ -71,7 +71,8 @@ class TwoValued:
 
     def values(self, decision: Float[Tensor, "*more rows units"]) -> Float[Tensor, "*more rows units"]:
         """What the units give for decisions 0 and 1, and linearly between."""
-        return decision if self._is_step else self.low + self.jump * decision
+        is_step = isinstance(self.low, float) and (self.low, self.jump) == (0.0, 1.0)
+        return decision if is_step else self.low + self.jump * decision
 
     def encoded(self, decision: Bool[Tensor, "*more rows units"]) -> Float[Tensor, "*more rows units"]:
         """Decisions as numbers."""
@@ -90,10 +91,6 @@ class TwoValued:
     def gains(self, added: list[Tensor], decision: Bool[Tensor, "*more rows units"]) -> Tensor:
         """The reward with a 1 there less that with a 0, of what each move adds to the reward."""
         return torch.where(decision, -added[0], added[0])
-
-    @property
-    def _is_step(self) -> bool:
-        return (self.low, self.jump) == (0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -152,6 +149,9 @@ def layer_of(unit: Unit, inputs: Float[Tensor, "*lead rows units"]) -> Layer:
     """A layer of units on one batch of inputs."""
     if isinstance(unit, Staircase):
         return Stairs(inputs, unit.levels, unit.thresholds)
+    if isinstance(unit, QPWC):
+        low, logits = unit.plateaus(inputs)
+        return TwoValued(logits, low, jump=0.25)
     return TwoValued(inputs, low=-1.0, jump=2.0) if isinstance(unit, Sign) else TwoValued(inputs)
 
 

@@ -1,18 +1,21 @@
-"""Run methods x seeds on one table, with the same split, initial weights and batches for all methods of a seed."""
+"""Run methods x seeds of one setting, with the same split, initial weights and batches for all methods of a seed.
 
-import time
+What every setting has in common, and the setting of a table; that of a network of hard steps is ``rlgrad.study.steps``.
+"""
+
 import traceback
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from rlgrad.metrics import CountMetric, Counts
 from rlgrad.model import Description, TableModel, build
-from rlgrad.study.methods import METHODS, Budget
+from rlgrad.study.methods import METHODS, REFERENCE, Budget
 from rlgrad.study.records import Json, Key, Record, append, latest, missing, read, run_key, versions
 from rlgrad.surrogates import best_threshold
 from rlgrad.tables import Part, Problem
@@ -27,9 +30,86 @@ VALIDATION_SHARE = 0.2
 OVERLAP = TEST_SHARE / ((1 - TEST_SHARE) * (1 - VALIDATION_SHARE))
 
 
+class Setting(ABC):
+    """Everything that defines the runs of a study but the method and the seed.
+
+    Attributes:
+        reference: the method that the others are compared with.
+        overlap: n_test / n_train, see ``statistics.interval``.
+    """
+
+    reference: ClassVar[str]
+    overlap: ClassVar[float]
+
+    @property
+    @abstractmethod
+    def task(self) -> str:
+        """What tables call the setting."""
+
+    @property
+    @abstractmethod
+    def metric_name(self) -> str:
+        """Name of the metric that counts in the end."""
+
+    @property
+    @abstractmethod
+    def arguments(self) -> dict[str, Json]:
+        """What a record must agree on, besides task and metric, to belong to this setting."""
+
+    @abstractmethod
+    def result(self, method: str, seed: int) -> dict[str, Any]:
+        """Train and judge once: the fields of a ``Record`` that tell what came out."""
+
+    def key(self, method: str, seed: int) -> Key:
+        """The key under which a run is recorded."""
+        return run_key(task=self.task, metric=self.metric_name, arguments=self.arguments, method=method, seed=seed)
+
+    def missing(self, path: Path, methods: Sequence[str], seeds: Sequence[int]) -> list[Key]:
+        """Which runs the records do not hold yet, those of one seed together."""
+        return missing((self.key(method, seed) for seed in seeds for method in methods), read(path))
+
+    def records(self, path: Path, methods: Sequence[str], seeds: Sequence[int]) -> list[Record]:
+        """The records of this setting, methods and seeds, in the order of the methods."""
+        found = latest(read(path))
+        keys = (self.key(method, seed) for method in methods for seed in seeds)
+        return [found[key] for key in keys if key in found]
+
+
+def run(setting: Setting, runs: Sequence[Key], path: Path, *, workers: int = -1) -> Iterator[Record]:
+    """Make runs in parallel processes and append each record as it comes; a run that fails is a record, too.
+
+    Args:
+        setting: whose runs they are.
+        runs: from ``Setting.missing``.
+        path: the records file.
+        workers: processes, one thread each; -1 for one a processor core.
+
+    Yields:
+        Each record after it is written, in the order in which the runs end.
+    """
+    from joblib import Parallel, delayed
+
+    parallel = Parallel(n_jobs=workers, return_as="generator_unordered")
+    for record in parallel(delayed(run_one)(setting, key.method, key.seed) for key in runs):
+        append(path, record)
+        yield record
+
+
+def run_one(setting: Setting, method: str, seed: int) -> Record:
+    """Train and judge once; what goes wrong is told in the record."""
+    torch.set_num_threads(1)
+    asked: dict[str, Any] = {"task": setting.task, "metric": setting.metric_name, "arguments": setting.arguments}
+    asked |= {"method": method, "seed": seed}
+    try:
+        result = setting.result(method, seed)
+    except Exception:
+        return Record(**asked, error=traceback.format_exc())
+    return Record(**asked, **result)
+
+
 @dataclass(frozen=True)
-class Comparison:
-    """One setting of a study: everything that defines its runs but the method and the seed.
+class Comparison(Setting):
+    """The setting of a table.
 
     Args:
         problem: the table.
@@ -43,14 +123,22 @@ class Comparison:
     metric: CountMetric
     budget: Budget
 
+    reference: ClassVar[str] = REFERENCE
+    overlap: ClassVar[float] = OVERLAP
+
     @property
     def task(self) -> str:
-        """What tables call the setting."""
+        """Names of the table and of the network."""
         return f"{self.problem.name}, {self.network}"
 
     @property
+    def metric_name(self) -> str:
+        """Name of the metric."""
+        return self.metric.name
+
+    @property
     def arguments(self) -> dict[str, Json]:
-        """What a record must agree on to belong to this setting."""
+        """Table, labels, network, parts and budget."""
         return {
             "data": self.problem.fingerprint[:16],
             "target": self.problem.target.column,
@@ -61,60 +149,17 @@ class Comparison:
             **asdict(self.budget),
         }
 
-    def key(self, method: str, seed: int) -> Key:
-        """The key under which a run is recorded."""
-        return run_key(task=self.task, metric=self.metric.name, arguments=self.arguments, method=method, seed=seed)
-
-    def missing(self, path: Path, methods: Sequence[str], seeds: Sequence[int]) -> list[Key]:
-        """Which runs the records do not hold yet, those of one seed together."""
-        return missing((self.key(method, seed) for seed in seeds for method in methods), read(path))
-
-    def records(self, path: Path, methods: Sequence[str], seeds: Sequence[int]) -> list[Record]:
-        """The records of this setting, methods and seeds, in the order of the methods."""
-        found = latest(read(path))
-        keys = (self.key(method, seed) for method in methods for seed in seeds)
-        return [found[key] for key in keys if key in found]
-
-
-def run(comparison: Comparison, runs: Sequence[Key], path: Path, *, workers: int = -1) -> Iterator[Record]:
-    """Make runs in parallel processes and append each record as it comes; a run that fails is a record, too.
-
-    Args:
-        comparison: the setting.
-        runs: from ``Comparison.missing``.
-        path: the records file.
-        workers: processes, one thread each; -1 for one a processor core.
-
-    Yields:
-        Each record after it is written, in the order in which the runs end.
-    """
-    from joblib import Parallel, delayed
-
-    parallel = Parallel(n_jobs=workers, return_as="generator_unordered")
-    for record in parallel(delayed(run_one)(comparison, key.method, key.seed) for key in runs):
-        append(path, record)
-        yield record
-
-
-def run_one(comparison: Comparison, method: str, seed: int) -> Record:
-    """Train and judge once; what goes wrong is told in the record."""
-    torch.set_num_threads(1)
-    start = time.perf_counter()
-    setting: dict[str, Any] = {"task": comparison.task, "metric": comparison.metric.name}
-    setting |= {"arguments": comparison.arguments, "method": method, "seed": seed}
-    try:
-        trained = train(comparison, method, seed)
-    except Exception:
-        return Record(**setting, error=traceback.format_exc())
-    setting |= trained.model.description.scores
-    return Record(
-        **setting,
-        threshold=trained.model.description.threshold,
-        test_tuned=trained.test_tuned,
-        counts={name: _named(result.counts) for name, result in trained.results.items()},
-        epochs=trained.epochs,
-        seconds=time.perf_counter() - start,
-    )
+    def result(self, method: str, seed: int) -> dict[str, Any]:
+        """The metric on each part, by the method's own threshold and by the tuned one."""
+        trained = train(self, method, seed)
+        return {
+            **trained.model.description.scores,
+            "threshold": trained.model.description.threshold,
+            "test_tuned": trained.test_tuned,
+            "counts": {name: _named(result.counts) for name, result in trained.results.items()},
+            "epochs": trained.epochs,
+            "seconds": trained.seconds,
+        }
 
 
 @dataclass(frozen=True)
@@ -126,12 +171,14 @@ class Trained:
         results: its evaluation on train, validation and test.
         test_tuned: test metric of the same weights with the threshold tuned on the validation rows.
         epochs: passes over the training rows.
+        seconds: that these took.
     """
 
     model: TableModel
     results: dict[str, Evaluation]
     test_tuned: float
     epochs: int
+    seconds: float
 
 
 def train(comparison: Comparison, method: str, seed: int, *, progress: bool = False) -> Trained:
@@ -182,6 +229,7 @@ def train(comparison: Comparison, method: str, seed: int, *, progress: bool = Fa
         results=results,
         test_tuned=evaluate(network, data["test"], metric, threshold=tuned).value,
         epochs=len(history.epochs),
+        seconds=history.epochs[-1].seconds,
     )
 
 

@@ -1,4 +1,4 @@
-"""The methods that a study compares: a dictionary from name to function.
+"""The methods that a study of tables compares: a dictionary from name to function.
 
 A method is a function of the metric, the budget and a generator that returns a recipe: the stages of training, and the
 threshold of the decisions, by which each epoch is judged. One's own is one function more.
@@ -39,11 +39,20 @@ class Budget:
 
     def __post_init__(self) -> None:
         """Refuse what no training can spend, before any run is made."""
-        for what in ("epochs", "patience", "batch_size"):
-            if getattr(self, what) < 1:
-                raise ValueError(f"needed {what} of at least 1, got {getattr(self, what)}")
-        if not 0 < self.lr <= 1e30:  # above, a step overflows whatever the gradient
-            raise ValueError(f"needed a positive finite lr, got {self.lr}; 0.01 is usual")
+        check_budget(**vars(self))
+
+
+def check_budget(*, lr: float, **numbers: int) -> None:
+    """A learning rate is positive and finite, and of everything else there is at least one.
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
+    for what, number in numbers.items():
+        if number < 1:
+            raise ValueError(f"needed {what} of at least 1, got {number}")
+    if not 0 < lr <= 1e30:  # above, a step overflows whatever the gradient
+        raise ValueError(f"needed a positive finite lr, got {lr}; 0.01 is usual")
 
 
 class Recipe(NamedTuple):

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from io import FileIO
-from math import isfinite, nan
+from math import isfinite, isnan, nan
 from pathlib import Path
 from types import GenericAlias
 from typing import Any, NamedTuple, NoReturn, TypeAlias
@@ -43,12 +43,13 @@ class Record:
         seed: of the split, the initial weights and the draws.
         metric: name of the metric; larger is better.
         arguments: everything that defines the run besides task, method, seed and metric, as JSON values.
-        train, validation, test: the metric under the method's own decision rule; finite if the run finished.
+        train, validation, test: the metric under the method's own decision rule; finite if the run finished, but for a
+            validation of NaN where the task has no validation rows.
         threshold: of that rule, in logits; NaN where the rule has none.
         test_tuned: the same weights with the threshold tuned on validation; NaN where there is none.
-        counts: tp, fp, fn, tn for each of train, validation, test.
+        counts: tp, fp, fn, tn for each of train, validation, test; empty where decisions are not yes or no.
         epochs: passes over the training rows.
-        seconds: wall-clock time of the run.
+        seconds: wall-clock time of training alone, with what judges its epochs.
         versions: of the software and the machine, by default those that run now.
         error: traceback of a failed run, which leaves the numbers out; None for a run that finished.
 
@@ -82,7 +83,9 @@ class Record:
         for each in fields(self):
             _check_type(each.name, each.type, getattr(self, each.name))
         metrics = (self.train, self.validation, self.test)
-        if self.error is None and not all(map(isfinite, metrics)):
+        untold = isnan(self.validation) and isnan(self.test_tuned)  # no validation rows, so none to tune on either
+        needed = (self.train, self.test) if untold else metrics
+        if self.error is None and not all(map(isfinite, needed)):
             raise ValueError(f"needed finite train, validation and test, got {metrics}; record the run as failed")
 
 

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from rlgrad import Bernoulli, Categorical, MetricLoss
 from rlgrad.auditing.candidates import Batch, TooSlow, candidates, default_estimators, default_surrogates
 from rlgrad.credit import MovingAverage
-from rlgrad.estimators import REBAR, counterfactual, enumeration, exact, score_function
+from rlgrad.estimators import ESTIMATORS, REBAR, counterfactual, enumeration, exact, score_function
 from rlgrad.metrics import OpaqueMetric, f1
-from rlgrad.objective import ESTIMATORS
 from rlgrad.surrogates import bce, soft
 
 LOGITS = torch.tensor([2.0, 0.5, -0.5, -1.5])

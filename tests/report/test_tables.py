@@ -145,6 +145,27 @@ def test_text_is_this() -> None:
     ]
 
 
+def test_what_no_run_has_tuned_is_no_column() -> None:
+    rows = [row("relu", difference=None, test_tuned=nan), row("frozen", test_tuned=nan)]
+    for make in (to_text, to_markdown):
+        text = make(rows, metric="accuracy", reference="relu")
+        assert "tuned" not in text
+        assert "seconds" in text.splitlines()[0]
+        assert text.count("12.3") == 2
+        assert "nan" not in text
+        mixed = make([rows[0], row("frozen")], metric="accuracy", reference="relu")
+        assert mixed.count("tuned: test metric of the same weights") == 1
+
+
+def test_time_may_be_in_units_of_a_method() -> None:
+    rows = [row("relu", difference=None, seconds=3.0), row("arctan", seconds=4.0), row("exact", seconds=26.0)]
+    lines = to_markdown([*rows, row("broken", seconds=nan)], metric="accuracy", reference="relu", unit="arctan")
+    header, _, *body = lines.splitlines()[:6]
+    assert [line.split(" | ")[-1].rstrip(" |") for line in (header, *body)] == ["time", "0.8", "1.0", "6.5", "-"]
+    assert "- time: that of training, in units of arctan." in lines.splitlines()
+    assert "seconds" not in lines
+
+
 def test_text_fits_a_hundred_columns(records: list[Record]) -> None:
     text = to_text(summary(records, reference=REFERENCE), metric="F1", reference=REFERENCE, overlap=0.25)
     assert text.isascii()

@@ -148,3 +148,12 @@ def test_its_limit_is_a_staircase() -> None:
 def test_a_steepness_that_makes_no_sense_is_refused(sharp: float) -> None:
     with pytest.raises(ValueError, match="needed a finite sharp above 0, got "):
         QPWC(sharp=sharp)
+
+
+def test_a_rule_is_that_of_the_staircase_which_the_neuron_becomes() -> None:
+    z = torch.linspace(-0.5, 1.5, 201, requires_grad=True)
+    stairs = Staircase([0.0, 0.25, 0.5, 0.75, 1.0], [0.125, 0.375, 0.625, 1.0], backward="arctan")
+    neuron = QPWC(sharp=20.0, backward="arctan")
+    found, wanted = (torch.autograd.grad(each(z).sum(), z)[0] for each in (neuron, stairs))
+    torch.testing.assert_close(found, wanted)
+    assert torch.equal(neuron(z), QPWC(sharp=20.0)(z))

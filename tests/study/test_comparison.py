@@ -1,6 +1,7 @@
 """Comparisons: all methods of a seed get the same rows, weights and batches, and each run becomes one record."""
 
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -156,6 +157,16 @@ def test_tuned_is_by_the_validation_rows() -> None:
     decisions = (test > threshold).numpy()
     hits = (decisions & parts.test.y).sum()
     assert trained.test_tuned == pytest.approx(2 * hits / (decisions.sum() + parts.test.y.sum()), abs=1e-6)
+
+
+def test_seconds_are_those_of_training_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(*arguments: Any, **options: Any) -> Any:
+        time.sleep(0.2)
+        return rlgrad.evaluate(*arguments, **options)
+
+    monkeypatch.setattr(module, "evaluate", slow)
+    start = time.perf_counter()
+    assert 0 < run_one(setting(), "ce", 0).seconds < time.perf_counter() - start - 4 * 0.2
 
 
 def test_a_stage_may_end_early() -> None:

@@ -106,6 +106,16 @@ def test_a_finished_run_needs_finite_metrics(name: str, metric: float) -> None:
         made(**{name: metric})
 
 
+def test_a_task_without_validation_rows_has_none_to_tune_on_either(path: Path) -> None:
+    append(path, made(validation=nan, test_tuned=nan, counts={}))
+    (found,) = read(path)
+    assert isnan(found.validation)
+    assert replace(found, validation=0.8, test_tuned=0.7, counts=COUNTS) == made()
+    for changes in ({"validation": inf}, {"validation": nan, "test": nan}, {"validation": nan, "train": inf}):
+        with pytest.raises(ValueError, match="needed finite train, validation and test"):
+            made(test_tuned=nan, **changes)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
