@@ -118,6 +118,9 @@ of each candidate that draws:
 ![Cosine of one estimate against the seconds it takes](audit-digits.svg)
 
 The same numbers, and more, are in [audit-digits.json](audit-digits.json).
+
+The same measures for gradients through hard steps, of surrogate derivatives and of estimators, in the weights of a
+network: [gradients through hard steps](step_gradients.md).
 """
 
 if __name__ == "__main__":

@@ -64,16 +64,18 @@ trained; with the plain `straight_through`, whose ones add up at any distance, i
 
 ## QPWC
 
-Four pieces of sigmoids from 0 to 1, with steps at 1/8, 3/8, 5/8 and 1. Its backward pass is its derivative, so there is
-no rule; sharper steps approach a staircase, and its gradient goes out between them.
+Four pieces of sigmoids from 0 to 1, with steps at 1/8, 3/8, 5/8 and 1. Its backward pass is its derivative unless it is
+given a rule; sharper steps approach a staircase, and its gradient goes out between them.
 
 ![The QPWC neuron and its derivative](activations-qpwc.svg)
 
 ## A surrogate is biased, a policy gradient noisy
 
 What a rule yields is the gradient of no function: it can be quiet and wrong. The other way out is a random unit, on
-with probability sigmoid(x), and a policy gradient, which is right on average and noisy. [The
-perceptron](perceptron.md) compares them on one unit.
+with probability sigmoid(x), and a policy gradient, which is right on average and noisy: each of these activations takes
+`backward=policy_gradient()` from `rlgrad.stochastic`, for `rlgrad.ExpectedLoss`. [The perceptron](perceptron.md) tries
+the two ways on one unit, [an audit](step_gradients.md) measures bias and noise of each in small networks, and [a
+study](hard_steps.md) trains larger ones.
 """
 RULES_TABLE = [
     ["`backward=`", "derivative", "integral", "peak"],

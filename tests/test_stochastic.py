@@ -149,7 +149,7 @@ def test_nested_enumerations_are_the_expected_loss_and_its_gradient(
     torch.testing.assert_close(gradient(loss, network), gradient(truth, network), rtol=0, atol=1e-12)
 
 
-def z_score(network: nn.Module, estimator: Estimator, *, calls: int = 150) -> float:
+def z_score(network: nn.Module, estimator: Estimator, *, calls: int = 120) -> float:
     """How many standard errors the mean gradient lies from the truth, in the worst coordinate."""
     criterion = ExpectedLoss(LOSS, estimator, temperature=0.7, generator=torch.Generator().manual_seed(0))
     found = torch.stack([gradient(criterion(network, X, Y), network) for _ in range(calls)])
@@ -169,14 +169,17 @@ UNBIASED = {
 }
 
 
-# Of 30 coordinates and 27 runs one exceeds 5 standard errors once in two thousand; the generator is fixed.
-@pytest.mark.parametrize("make", [one, two, stairs, Skipping])
-@pytest.mark.parametrize("name", UNBIASED)
+SOME = {  # of what differs by the kind of network
+    stairs: ("what if", "leave one out", "muprop", "rebar"),
+    Skipping: ("what if", "leave one out", "disarm", "relax"),
+    two: tuple(UNBIASED.keys() - {"relax"}),  # its network takes layers of one width
+    one: tuple(UNBIASED),
+}
+
+
+# Of 30 coordinates and 23 runs one exceeds 5 standard errors once in two thousand; the generator is fixed.
+@pytest.mark.parametrize(("make", "name"), [(make, name) for make, names in SOME.items() for name in sorted(names)])
 def test_every_estimator_is_unbiased_through_layers_of_steps(name: str, make: Callable[[], nn.Module]) -> None:
-    if make is stairs and name in ("arm", "disarm"):
-        pytest.skip("of two outcomes alone")
-    if make in (two, stairs) and name == "relax":
-        pytest.skip("its network takes layers of one width")
     assert z_score(make(), copy.deepcopy(UNBIASED[name])) < 5
 
 
