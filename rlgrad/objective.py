@@ -8,7 +8,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from rlgrad.checks import check_generator, check_logits, check_rows_of_several, check_target
-from rlgrad.estimators import Estimator, as_estimator
+from rlgrad.estimators import Estimator, as_estimator, exact, learning_credit, score_function
 from rlgrad.metrics import CountMetric, Metric, Scorer, as_metric
 from rlgrad.policies import Bernoulli, Categorical
 
@@ -30,8 +30,7 @@ class MetricLoss(nn.Module):
         metric: a CountMetric, or any function of one row's (decision, target) that returns a number.
         estimator: "auto" takes "exact" for a CountMetric under a Bernoulli policy and "score_function" (leave-one-out,
             16 draws) for all else; or a name, or an estimator such as ``counterfactual(draws=4)``, which is the one for
-            a formula of counts with a jump or a kink. ``rlgrad.estimators.ESTIMATORS`` holds the
-            names.
+            a formula of counts with a jump or a kink. ``rlgrad.estimators.ESTIMATORS`` holds the names.
         policy: Bernoulli for logits ``*batch items``, Categorical for logits ``*batch items classes``.
         reduction: over rows: "mean", "sum" or "none".
         generator: source of randomness of the sampling estimators, on the logits' device.
@@ -70,11 +69,8 @@ class MetricLoss(nn.Module):
         check_generator(generator)
         self.metric = as_metric(metric)
         self.policy = policy
-        self.estimator = as_estimator(self._usual() if estimator == "auto" else estimator)
-        # An estimator or a credit that has a state is a module: registered here, it is saved, moved and trained with
-        # this one.
-        credit = getattr(self.estimator, "credit", None)
-        self.credit = credit if isinstance(credit, nn.Module) else None
+        self.estimator = self._usual() if estimator == "auto" else as_estimator(estimator, also="auto, ")
+        self.credit = learning_credit(self.estimator)
         self.reduction = reduction
         self.generator = generator
 
@@ -90,10 +86,17 @@ class MetricLoss(nn.Module):
         # A batch without rows has no mean; it gives zero, attached to the graph, which distributed training needs.
         return loss.sum() / max(1, loss.numel()) if self.reduction == "mean" else loss.sum()
 
-    def of_rows(self, logits: Float[Tensor, "..."], target: Shaped[Tensor, "*batch items"]) -> Float[Tensor, "*batch"]:
-        """1 - E[metric] of each row."""
+    def of_rows(
+        self,
+        logits: Float[Tensor, "..."],
+        target: Shaped[Tensor, "*batch items"],
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "*batch"]:
+        """1 - E[metric] of each row; without a generator of its own the loss takes the one that is given."""
         self.check(logits, target)
-        return 1 - self.estimator(self.policy(logits), Scorer(self.metric, target), generator=self.generator)
+        generator = generator if self.generator is None else self.generator
+        return 1 - self.estimator(self.policy(logits), Scorer(self.metric, target), generator=generator)
 
     def check(self, logits: Float[Tensor, "..."], target: Shaped[Tensor, "*batch items"]) -> None:
         """Refuse what is not logits and a target that fits them; see the class for the errors."""
@@ -102,6 +105,6 @@ class MetricLoss(nn.Module):
         check_target(logits, target, axes=axes)
         check_rows_of_several(target)
 
-    def _usual(self) -> str:
+    def _usual(self) -> Estimator:
         by_formula = isinstance(self.metric, CountMetric) and self.policy is Bernoulli
-        return "exact" if by_formula else "score_function"
+        return exact() if by_formula else score_function()

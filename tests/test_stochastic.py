@@ -25,7 +25,8 @@ from rlgrad.estimators import (
     straight_through,
     unordered_set,
 )
-from rlgrad.metrics import OpaqueMetric, expected_counts, f1
+from rlgrad.metrics import OpaqueMetric, Score, expected_counts, f1
+from rlgrad.policies import Bernoulli
 from rlgrad.steps import QPWC, Sign, Staircase, Step
 from rlgrad.stochastic import ExpectedLoss, averaged, policy_gradient
 
@@ -211,6 +212,159 @@ def test_a_row_of_weights_tells_what_a_run_of_the_rest_or_of_all_would(make: Cal
     torch.testing.assert_close(found[2], found[0], rtol=0, atol=1e-12)
 
 
+class Binary(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight.sign(), self.bias)
+
+
+def squared(layer: nn.Linear) -> nn.Linear:
+    layer.register_forward_hook(lambda layer, inputs, output: output.square())
+    return layer
+
+
+class InPlace(nn.Module):
+    """Works in place on its input, and on what its steps give."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last, self.step = linear(3, 3, 1), linear(3, 3, 2), linear(3, 3, 3), step()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x -= 0.5
+        hidden = self.step(self.first(x))
+        hidden += x
+        again = self.step(x=self.second(hidden))
+        again += hidden
+        return self.last(again)
+
+
+class Called(nn.Module):
+    """Calls a function of a step in place of the step."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.first, self.step = how, linear(3, 3, 1), step()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.how == "forward":
+            return self.step.forward(self.first(x))
+        try:
+            return self.first(self.step(self.first(x)))
+        except:  # noqa: E722
+            return self.first(x)
+
+
+def shared() -> nn.Sequential:
+    """One module of steps in the chain, and in a module of one's own."""
+    unit = step()
+    return nn.Sequential(linear(3, 3, 1), unit, Opaque(nn.Sequential(linear(3, 3, 2), unit)), linear(3, 3, 3))
+
+
+def written_with_care(network: nn.Module) -> tuple[nn.Module, Tensor]:
+    """A network with the same weights that does the same by plain means, and its input."""
+    if isinstance(network, InPlace):
+        return Plain(network), X - 0.5
+    assert isinstance(network, nn.Sequential)
+    layers = [part.layer if isinstance(part, Opaque) else part for part in network]
+    return nn.Sequential(*(nn.ReLU() if isinstance(layer, nn.ReLU) else layer for layer in layers)), X
+
+
+class Plain(nn.Module):
+    def __init__(self, of: InPlace) -> None:
+        super().__init__()
+        self.of, self.steps = of, nn.ModuleList([step(), step()])
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.steps[0](self.of.first(x)) + x
+        return self.of.last(self.steps[1](self.of.second(hidden)) + hidden)
+
+
+TRAPS: dict[str, Callable[[], nn.Module]] = {
+    "in place after a linear layer": lambda: nn.Sequential(
+        *one()[:2], linear(3, 3, 5), nn.ReLU(inplace=True), linear(3, 3, 2)
+    ),
+    "a linear layer of one's own": lambda: nn.Sequential(*one()[:2], Binary(3, 3).double()),
+    "a linear layer with a hook": lambda: nn.Sequential(*one()[:2], squared(linear(3, 3, 5))),
+    "a step that is shared": shared,
+    "in place in a module": InPlace,
+}
+
+
+@pytest.mark.parametrize("name", TRAPS)
+@pytest.mark.parametrize("estimator", [enumeration(), counterfactual()])
+def test_what_layers_do_besides(name: str, estimator: Estimator) -> None:
+    torch.manual_seed(0)
+    network = TRAPS[name]()
+    plain, x = written_with_care(network)
+    truth = ExpectedLoss(LOSS, enumeration(), temperature=0.7)(plain, x, Y)
+    generator = torch.Generator().manual_seed(0)
+    criterion = ExpectedLoss(LOSS, estimator, temperature=0.7, generator=generator)
+    calls = 1 if isinstance(estimator, enumeration) else 150
+    found = torch.stack([gradient(criterion(network, X.clone(), Y), network) for _ in range(calls)])
+    gap = (found.mean(0) - gradient(truth, network)).abs()
+    assert float(gap.max() if calls == 1 else (gap / (found.std(0) / calls**0.5 + 1e-12)).max()) < (
+        1e-12 if calls == 1 else 5
+    )
+
+
+def test_half_precision_has_fine_noise() -> None:
+    layer, noise = nn.Linear(1, 1).bfloat16(), torch.Generator().manual_seed(0)
+    nn.init.constant_(layer.weight, -7.0)
+    nn.init.zeros_(layer.bias)
+    network = nn.Sequential(layer, step())
+    x = torch.ones(2000, 1, dtype=torch.bfloat16)
+    share = averaged(network, x, draws=100, generator=noise).float().mean()
+    assert share.item() == pytest.approx(float(torch.sigmoid(torch.tensor(-7.0))), rel=0.3)
+
+
+@pytest.mark.parametrize("make", [one, stairs, neurons, Skipping])
+def test_half_precision_and_autocast(make: Callable[[], nn.Module]) -> None:
+    network = make().float()
+    with torch.autocast("cpu", torch.bfloat16):
+        ExpectedLoss(LOSS)(network, X.float(), Y).backward()
+    half = make().bfloat16()
+    ExpectedLoss(lambda output, target: LOSS(output.float(), target))(half, X.bfloat16(), Y).backward()
+    for weight in [*network.parameters(), *half.parameters()]:
+        assert weight.grad is not None
+        assert weight.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("make", [one, Skipping])
+def test_an_empty_batch_has_a_loss_of_zero(make: Callable[[], nn.Module]) -> None:
+    loss = ExpectedLoss(LOSS)(make(), X[:0], Y[:0])
+    assert loss.item() == 0
+    joint = nn.Sequential(linear(3, 2, 1), step(), linear(2, 1, 2), nn.Flatten(0))
+    assert ExpectedLoss(MetricLoss(f1))(joint, X[:0], Y[:0]).item() == 0
+
+
+def test_portions_of_draws_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rlgrad.policies._SLICE", 24)  # two draws of 4 rows of 3 units
+    seen: list[Tensor] = []
+
+    def look(policy: Bernoulli, score: Score, *, generator: torch.Generator | None = None) -> Tensor:
+        seen.extend(policy.sample(2) for _ in range(3))
+        return counterfactual(6)(policy, score, generator=generator)
+
+    ExpectedLoss(LOSS, look)(one(), X, Y)
+    assert not torch.equal(seen[0], seen[1])
+    assert not torch.equal(seen[1], seen[2])
+
+
+def test_what_if_is_asked_under_one_noise_wherever_a_network_runs() -> None:
+    """The noise of later layers cancels in the comparison, in a chain with a linear layer and in any other network."""
+    network, spread = two(), []
+    for each in (network, Opaque(network)):
+        criterion = ExpectedLoss(LOSS, counterfactual(4), generator=torch.Generator().manual_seed(0))
+        spread.append(torch.stack([gradient(criterion(each, X, Y), network) for _ in range(60)]).std(0).norm())
+    assert spread[1] < 1.2 * spread[0]
+
+
+def test_without_gradients_the_estimator_is_the_same() -> None:
+    criterion = ExpectedLoss(LOSS, enumeration())
+    with torch.no_grad():
+        assert criterion(two(), X, Y).item() == pytest.approx(by_hand(two(), X, Y, 1.0).item(), abs=1e-12)
+
+
 def test_a_module_is_left_as_it_was() -> None:
     network = Skipping()
     ExpectedLoss(LOSS)(network, X, Y)
@@ -271,14 +425,19 @@ def test_a_metric_of_each_row() -> None:
 
 
 def test_convolutions_of_steps() -> None:
-    network = nn.Sequential(
-        nn.Conv2d(1, 2, 3), step(), nn.Conv2d(2, 3, 2), step(), nn.Flatten(), nn.Linear(3, 2)
-    ).double()
-    x, y = torch.randn(5, 1, 4, 4, dtype=torch.float64), torch.tensor([0, 1, 0, 1, 1])
-    for estimator in (counterfactual(), disarm(4)):
-        loss = ExpectedLoss(LOSS, estimator)(network, x, y)
-        assert gradient(loss, network).isfinite().all()
-    assert network(x).shape == (5, 2)
+    """A convolution is a linear layer between flattened images."""
+    torch.manual_seed(0)
+    convolution, last = nn.Conv2d(1, 1, 2).double(), linear(4, 2, 1)
+    x, y = torch.randn(5, 1, 3, 3, dtype=torch.float64), torch.tensor([0, 1, 0, 1, 1])
+    network = nn.Sequential(convolution, step(), nn.Flatten(), last)
+    flat = nn.Sequential(convolution, nn.Flatten(), step(), last)
+    loss = ExpectedLoss(LOSS, enumeration())
+    torch.testing.assert_close(gradient(loss(network, x, y), network), gradient(loss(flat, x, y), flat))
+    found = []
+    for each in (network, flat):
+        criterion = ExpectedLoss(LOSS, generator=torch.Generator().manual_seed(0))
+        found.append(gradient(criterion(each, x, y), each))
+    torch.testing.assert_close(*found)
 
 
 def test_rows_do_not_meet() -> None:
@@ -352,6 +511,7 @@ def test_a_learned_baseline_learns_too() -> None:
     criterion = ExpectedLoss(LOSS, score_function(2, credit))
     criterion(one(), X, Y).backward()
     assert value.weight.grad is not None
+    assert {id(weight) for weight in value.parameters()} == {id(weight) for weight in criterion.parameters()}
 
 
 @pytest.mark.usefixtures("as_a_user")
@@ -383,6 +543,29 @@ def test_a_learned_baseline_learns_too() -> None:
             lambda: ExpectedLoss(MetricLoss(f1))(one()[:2], X, Y),
             TypeError,
             "ends in drawn steps; leave the last one out",
+        ),
+        (
+            lambda: ExpectedLoss(MetricLoss(f1))(nn.Sequential(*one()[:2], nn.Flatten()), X, Y),
+            TypeError,
+            "ends in drawn",
+        ),
+        (
+            lambda: ExpectedLoss(MetricLoss(f1, reduction="sum")),
+            ValueError,
+            "with its mean over rows, got reduction='sum'",
+        ),
+        (lambda: ExpectedLoss(LOSS)(Called("forward"), X, Y), TypeError, "calls a drawn step on its way, got one that"),
+        (lambda: averaged(Called("forward"), X), TypeError, "calls a drawn step on its way"),
+        (lambda: ExpectedLoss(LOSS)(Called("except"), X, Y), RuntimeError, "one that catches what stops it"),
+        (lambda: averaged(one(), X, draws=0), ValueError, "needed at least 1 draw, got 0"),
+        (lambda: averaged(one(), X, temperature=-1.0), ValueError, "needed temperatures above 0, got -1.0"),
+        (lambda: ExpectedLoss(LOSS, temperature=(1.0, 0.5, 0.2), calls=3), ValueError, "needed temperatures above 0"),
+        (
+            lambda: ExpectedLoss(LOSS)(
+                nn.Sequential(*one(), nn.BatchNorm1d(3, track_running_stats=False).double().eval()), X, Y
+            ),
+            ValueError,
+            "needed layers that treat rows apart",
         ),
         (lambda: ExpectedLoss(LOSS, generator=0), TypeError, "needed a generator, got 0; pass torch.Generator"),
         (lambda: ExpectedLoss(MetricLoss(f1))(nn.Sequential(*one()[:2], linear(3, 1, 1)), X, Y), ValueError, "squeeze"),

@@ -16,6 +16,7 @@ from rlgrad.estimators.exact import exact as exact
 from rlgrad.estimators.importance_weighted import importance_weighted as importance_weighted
 from rlgrad.estimators.names import ESTIMATORS as ESTIMATORS
 from rlgrad.estimators.names import as_estimator as as_estimator
+from rlgrad.estimators.names import learning_credit as learning_credit
 from rlgrad.estimators.perturbation import evolution_strategies as evolution_strategies
 from rlgrad.estimators.perturbation import spsa as spsa
 from rlgrad.estimators.relaxation import REBAR as REBAR

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from difflib import get_close_matches
 
+from torch import nn
+
 from rlgrad.estimators.antithetic import arm, disarm
 from rlgrad.estimators.biased import gumbel_softmax, straight_through
 from rlgrad.estimators.counterfactual import counterfactual
@@ -33,8 +35,12 @@ ESTIMATORS: dict[str, Callable[[], Estimator]] = {
 }
 
 
-def as_estimator(choice: str | Estimator) -> Estimator:
+def as_estimator(choice: str | Estimator, *, also: str = "") -> Estimator:
     """The estimator itself, or the one of that name with its default arguments.
+
+    Args:
+        choice: one or the other.
+        also: names that the caller knows, for the message.
 
     Raises:
         ValueError: an unknown name.
@@ -49,10 +55,24 @@ def as_estimator(choice: str | Estimator) -> Estimator:
             close = get_close_matches(choice.lower(), ESTIMATORS, n=2)
             hint = f"did you mean {' or '.join(close)}? " if close else ""
             raise ValueError(
-                f"needed an estimator of {', '.join(ESTIMATORS)}, got {choice!r}; {hint}"
+                f"needed an estimator of {also}{', '.join(ESTIMATORS)}, got {choice!r}; {hint}"
                 "one that needs more, such as RELAX(network), is passed as an object"
             )
         return ESTIMATORS[choice]()
     if not callable(choice) or isinstance(choice, type):
         raise TypeError(f"needed an estimator such as counterfactual(draws=4), got {choice!r}; call it, or name it")
     return choice
+
+
+def learning_credit(estimator: Estimator) -> nn.Module | None:
+    """The credit of an estimator, where it has a state.
+
+    A loss that keeps it as an attribute, beside an estimator that is a module itself, saves, moves and trains it.
+
+    Example:
+        >>> from rlgrad.credit import MovingAverage
+        >>> learning_credit(score_function(2, MovingAverage()))
+        MovingAverage(decay=0.9)
+    """
+    credit = getattr(estimator, "credit", None)
+    return credit if isinstance(credit, nn.Module) else None

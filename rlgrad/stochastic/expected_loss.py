@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import count
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from rlgrad.checks import check_generator, describe
-from rlgrad.estimators import Estimator, as_estimator
+from rlgrad.estimators import Estimator, as_estimator, learning_credit
+from rlgrad.estimators.surrogate import check_draws
 from rlgrad.objective import MetricLoss
 from rlgrad.policies import open_uniform
 from rlgrad.stochastic.joint import Joint
@@ -30,15 +32,17 @@ class ExpectedLoss(nn.Module):
 
     A ``MetricLoss`` makes hard units learn from a hard metric, with no surrogate on the way: of each row, where the
     network gives a row several logits, or of the whole batch, where it gives one decision. Credit is per row there too:
-    the rows of a batch are first drawn together, and each is then scored by what its decision adds to the metric among
-    those of the others.
+    the rows of a batch are first drawn together, eight times, and each is then scored by what its decision adds to the
+    metric among those of the others. A black box is asked for that once for each row; a formula of counts knows.
 
     The network may be any module, and may hold drawn steps anywhere. An ``nn.Sequential`` of them runs piece by piece;
-    any other is run from its input for each question, so its time grows with the square of its layers of steps.
+    any other is run from its input for each question, so its time grows with the square of its layers of steps. Runs
+    that come later, as those of activation checkpointing, would find hard steps: leave it out.
 
     Args:
         loss: function of ``(output, target)`` with one loss for each row, ``rows *classes`` and ``rows`` to ``rows``,
-            such as ``nn.CrossEntropyLoss(reduction="none")``; or a ``MetricLoss``.
+            such as ``nn.CrossEntropyLoss(reduction="none")``; or a ``MetricLoss``. It is called with the rows of
+            several draws of the batch, one draw after the other.
         estimator: of the gradient of each layer of steps, or its name. The default asks for each unit what the loss
             would have been, had it gone the other way; where an ``nn.Linear`` follows that is one row of its weights
             more. ``muprop``, ``REBAR`` and ``RELAX`` take the surrogate's own gradient, of soft units, off the noise.
@@ -76,15 +80,16 @@ class ExpectedLoss(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        first, last = temperature if isinstance(temperature, tuple) else (temperature, temperature)
-        if not (0 < first < float("inf") and 0 < last < float("inf")):
-            raise ValueError(f"needed temperatures above 0, got {temperature}; 1.0, or (1.0, 0.3) over a training")
+        first, last = _first_and_last(temperature)
         if first != last and calls < 1:
             raise ValueError(f"needed the number of calls that the schedule {temperature} takes, got {calls}")
         check_generator(generator)
+        if isinstance(loss, MetricLoss) and loss.reduction != "mean":
+            raise ValueError(f"needed a MetricLoss with its mean over rows, got reduction={loss.reduction!r}; leave it")
         self.loss = loss
         self.estimator = as_estimator(estimator)
-        self.first, self.last, self.calls = float(first), float(last), calls
+        self.credit = learning_credit(self.estimator)
+        self.first, self.last, self.calls = first, last, calls
         self.generator = generator
         self.register_buffer("called", torch.zeros((), dtype=torch.int64))
 
@@ -106,8 +111,7 @@ class ExpectedLoss(nn.Module):
                 "needed logits for MetricLoss, which draws decisions of them, got a network that ends in drawn steps; "
                 "leave the last one out"
             )
-        nest = _Nest(self, runner, target)
-        reward = nest.expected(nest.runner.start())
+        reward = _Nest(self, runner, target).expected(_started(runner))
         if self.training:
             self.called += 1
         return -reward.sum() / max(1, reward.numel())
@@ -135,6 +139,7 @@ def averaged(
 
     Raises:
         TypeError: no step of the network is drawn.
+        ValueError: fewer draws than 1, a temperature that is not above 0.
 
     Example:
         >>> from rlgrad.steps import Step
@@ -143,19 +148,45 @@ def averaged(
         >>> averaged(network, torch.randn(5, 4), draws=100).shape
         torch.Size([5, 3])
     """
+    check_draws(draws, least=1)
+    temperature, _ = _first_and_last(temperature)
     return _outputs(opened(network, x), draws, temperature, generator).mean(0)
+
+
+def _first_and_last(temperature: float | tuple[float, float]) -> tuple[float, float]:
+    pair = temperature if isinstance(temperature, tuple | list) else (temperature, temperature)
+    if len(pair) != 2 or not all(isinstance(each, int | float) and 0 < each < float("inf") for each in pair):
+        raise ValueError(f"needed temperatures above 0, got {temperature!r}; 1.0, or (1.0, 0.3) over a training")
+    return float(pair[0]), float(pair[1])
+
+
+def _started(runner: Runner) -> Stop:
+    """The first stop, which is before a step."""
+    stop = runner.start()
+    if stop.unit is None:
+        raise TypeError(
+            "needed a network that calls a drawn step on its way, got one that calls none; call the module itself, not "
+            "its forward"
+        )
+    return stop
 
 
 def _outputs(
     runner: Runner, draws: int, temperature: float, generator: torch.Generator | None
 ) -> Float[Tensor, "draws rows *classes"]:
     """What a network gives when its steps are drawn."""
-    stop = runner.start()
+    stop = _started(runner)
     while stop.unit is not None:
         inputs = stop.inputs.expand(draws, *stop.inputs.shape[-2:])
-        logistic = temperature * torch.logit(open_uniform(tuple(inputs.shape), like=inputs, generator=generator))
+        logistic = temperature * torch.logit(_noise(tuple(inputs.shape), inputs, generator))
         stop = runner.resume(stop, layer_of(stop.unit, inputs).drawn(logistic))
     return stop.reached
+
+
+def _noise(shape: tuple[int, ...], inputs: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Uniform noise for units with these inputs: in half precision it would have but a few hundred values."""
+    like = inputs.new_empty((), dtype=torch.promote_types(inputs.dtype, torch.float32))
+    return open_uniform(shape, like=like, generator=generator)
 
 
 class _Nest:
@@ -168,25 +199,33 @@ class _Nest:
     def __init__(self, criterion: ExpectedLoss, runner: Runner, target: Tensor) -> None:
         self.criterion, self.runner, self.target = criterion, runner, target
         self.temperature = criterion.temperature
-        self.noise: dict[tuple[int, int], Tensor] = {}
+        self.noise: dict[tuple[int, int, int], Tensor] = {}
         self.logistic: dict[int, Tensor] = {}
         self.joint: Joint | None = None
 
     def expected(self, stop: Stop, *, learns: bool = True) -> Float[Tensor, "*lead rows"]:
         """The reward to be expected from where a run stands; estimators learn from it unless it is only a guess."""
         if stop.unit is None:
-            return -self.losses(stop)
+            return -self._losses(stop, self._loss(stop))
         layer, level = layer_of(stop.unit, stop.inputs), len(stop.before)
-        if not torch.is_grad_enabled():  # only asked what if, which is asked often
-            return self.expected(self.runner.resume(stop, layer.drawn(self._logistic(level, layer.inputs))))
-        policy = layer.policy(self.temperature, lambda draws: self._uniform(level, draws, layer.inputs))
+        calls = count()  # an estimator may draw in several portions, each with a noise of its own
+        policy = layer.policy(self.temperature, lambda draws: self._uniform(level, draws, layer.inputs, next(calls)))
         return self.criterion.estimator(policy, _Rest(self, stop, layer, learns), generator=self.criterion.generator)
 
-    def losses(self, stop: Stop) -> Float[Tensor, "*lead rows"]:
-        """Of the network's output."""
+    def drawn(self, stop: Stop) -> Float[Tensor, "*lead rows"]:
+        """The reward when all that follows is drawn once: what if, which is asked often."""
+        while stop.unit is not None:
+            layer = layer_of(stop.unit, stop.inputs)
+            stop = self.runner.resume(stop, layer.drawn(self._logistic(len(stop.before), layer.inputs)))
+        loss = self.criterion.loss
+        if isinstance(loss, MetricLoss) and not self._is_joint(loss, stop):
+            return -self._losses(stop, partial(self._decided, loss, len(stop.before)))
+        return -self._losses(stop, self._loss(stop))
+
+    def _losses(self, stop: Stop, loss: RowLoss) -> Float[Tensor, "*lead rows"]:
         *lead, rows = stop.reached.shape[: stop.lead + 1]
         target = self.target.expand(*lead, *self.target.shape).flatten(0, stop.lead)
-        losses: object = self._loss(stop)(stop.reached.flatten(0, stop.lead), target)
+        losses: object = loss(stop.reached.flatten(0, stop.lead), target)
         if not isinstance(losses, Tensor) or losses.shape != target.shape[:1]:
             got = describe(losses) if isinstance(losses, Tensor) else repr(losses)
             raise ValueError(f'needed one loss for each of {len(target)} rows, got {got}; use reduction="none"')
@@ -196,26 +235,29 @@ class _Nest:
         loss = self.criterion.loss
         if not isinstance(loss, MetricLoss):
             return loss
-        if stop.reached.ndim - stop.lead - 1 >= len(loss.policy.axes):
-            return loss.of_rows if torch.is_grad_enabled() else partial(self._decided, loss, len(stop.before))
+        if not self._is_joint(loss, stop):
+            return partial(loss.of_rows, generator=self.criterion.generator)
         if self.joint is None:
             with torch.no_grad():
                 outputs = _outputs(self.runner, _LOOKS, self.temperature, self.criterion.generator)
             self.joint = Joint.of(loss, outputs, self.target, generator=self.criterion.generator)
         return self.joint
 
+    def _is_joint(self, loss: MetricLoss, stop: Stop) -> bool:
+        return stop.reached.ndim - stop.lead - 1 < len(loss.policy.axes)
+
     def _decided(self, loss: MetricLoss, level: int, logits: Tensor, target: Tensor) -> Tensor:
-        """Of decisions under noise that is shared as well, in place of the expectation over them: what if is cheap."""
+        """Of decisions that are drawn as well, in place of the expectation over them."""
         policy = loss.policy(logits)
         noise = self._uniform(level, 1, policy.logits.new_empty(self.target.shape))
         decision = policy.decide(noise.repeat(1, len(target) // max(1, len(self.target)), 1))
         return 1 - loss.metric(decision[0], target)
 
-    def _uniform(self, level: int, draws: int, inputs: Tensor) -> Float[Tensor, "draws rows units"]:
-        if (level, draws) not in self.noise:
-            shape = (draws, *inputs.shape[-2:])
-            self.noise[level, draws] = open_uniform(shape, like=inputs, generator=self.criterion.generator)
-        return self.noise[level, draws]
+    def _uniform(self, level: int, draws: int, inputs: Tensor, portion: int = 0) -> Float[Tensor, "draws rows units"]:
+        key = level, draws, portion
+        if key not in self.noise:
+            self.noise[key] = _noise((draws, *inputs.shape[-2:]), inputs, self.criterion.generator)
+        return self.noise[key]
 
     def _logistic(self, level: int, inputs: Tensor) -> Float[Tensor, "rows units"]:
         # u < sigmoid(z / temperature) where z > temperature x logit(u)
@@ -241,37 +283,36 @@ class _Rest:
     def _expected(self, decision: Tensor, *, learns: bool) -> Tensor:
         return self.nest.expected(self.nest.runner.resume(self.stop, self.layer.values(decision)), learns=learns)
 
-    @property
-    def gain(self) -> Callable[[Tensor], Tensor] | None:
-        """What each unit is worth; a change of one moves what a linear layer gives by one row of its weights."""
-        runner = self.nest.runner
-        if not isinstance(runner, Chain) or (linear := runner.linear_after(self.stop)) is None:
-            return None
-        return partial(self._through, runner, linear)
-
     @torch.no_grad()
-    def _through(self, runner: Chain, linear: nn.Linear, decision: Tensor) -> Tensor:
+    def gain(self, decision: Shaped[Tensor, "draws *batch units"]) -> Float[Tensor, "draws *logits"]:
+        """What each unit is worth: the reward when it alone moves less the reward now, under the same noise."""
+        nest, runner = self.nest, self.nest.runner
         values = self.layer.values(self.layer.encoded(decision))
-        outputs = linear(values)
+        shortcut = runner.shortcut(self.stop, values) if isinstance(runner, Chain) else None
+        each = torch.eye(values.shape[-1], dtype=values.dtype, device=values.device)
+        now, directions, run_on = shortcut or (values, each, partial(runner.resume, self.stop))
 
-        def rewards(outputs: Tensor) -> Tensor:
-            return self.nest.expected(runner.resume_after_linear(self.stop, values, outputs))
+        def added(moves: Tensor) -> Tensor:
+            rewards = [nest.drawn(run_on(changed)) for changed in _moved(now, moves, directions)]
+            return torch.cat(rewards).movedim(0, -1) - before
 
-        def if_moved(moves: Tensor) -> Tensor:
-            return torch.cat([rewards(changed) for changed in _moved(outputs, moves, linear.weight)]).movedim(0, -1)
+        before = nest.drawn(run_on(now.clone()))[..., None]  # of a copy, since a layer may work in place
+        return self.layer.gains([added(moves) for moves in self.layer.moves(decision)], decision)
 
-        now = rewards(outputs)[..., None]
-        return self.layer.gains([if_moved(moves) - now for moves in self.layer.moves(decision)], decision)
+    def __repr__(self) -> str:
+        return "the rest of a network"
 
 
 def _moved(
-    outputs: Float[Tensor, "*lead rows outputs"], moves: Float[Tensor, "*lead rows units"], weight: Tensor
-) -> Iterator[Float[Tensor, "some *lead rows outputs"]]:
-    """The outputs of a linear layer after each single move, so many at once as a processor's cache holds."""
+    now: Float[Tensor, "*lead rows numbers"],
+    moves: Float[Tensor, "*lead rows units"],
+    directions: Float[Tensor, "units numbers"],
+) -> Iterator[Float[Tensor, "some *lead rows numbers"]]:
+    """The numbers after each single move along its direction, so many at once as a processor's cache holds."""
     units = moves.shape[-1]
-    size = max(1, _CACHED // max(1, outputs.numel()))
+    size = max(1, _CACHED // max(1, now.numel()))
     for start in range(0, units, size):
         part = slice(start, min(start + size, units))
         move = moves[..., part].movedim(-1, 0).contiguous()[..., None]
-        rows = weight.T[part].contiguous().reshape(-1, *[1] * (outputs.ndim - 1), outputs.shape[-1])
-        yield torch.addcmul(outputs, move, rows)
+        along = directions[part].contiguous().reshape(-1, *[1] * (now.ndim - 1), now.shape[-1])
+        yield torch.addcmul(now, move, along)

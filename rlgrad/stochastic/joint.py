@@ -62,7 +62,8 @@ class Joint:
     def __call__(self, output: Float[Tensor, "outputs *classes"], target: Tensor) -> Float[Tensor, " outputs"]:
         """The loss of each row, where outputs are those of all rows, once or several times over."""
         rows = len(self.gain)
-        probs = self.policy(output).probs.unflatten(0, (-1, rows))
-        added = rows * self.gain.to(probs.dtype) * (probs - self.mean)
-        losses: Tensor = 1 - self.reward.to(probs.dtype) - added.reshape(len(probs), rows, -1).sum(-1)
-        return losses.flatten()
+        probs = self.policy(output).probs
+        times = len(probs) // max(1, rows)
+        added = rows * self.gain.to(probs.dtype) * (probs.reshape(times, *self.gain.shape) - self.mean)
+        of_rows = added.flatten(2).sum(-1) if added.ndim > 2 else added
+        return (1 - self.reward.to(probs.dtype) - of_rows).flatten()

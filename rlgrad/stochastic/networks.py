@@ -5,7 +5,7 @@ the steps that are decided already held at what they gave: dearer, and free in h
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +61,9 @@ class Stop:
         return Given(values, tuple(self.reached.shape[self.lead + 1 :]))
 
 
+Shortcut = tuple[Tensor, Tensor, Callable[[Tensor], Stop]]
+
+
 class Chain:
     """Layers one after another, cut at the steps that are drawn.
 
@@ -89,22 +92,28 @@ class Chain:
         given, lead = stop.given(values), tuple(values.shape[:-2])
         return self._run(self._after(stop), given.flat(lead), values.shape[:-1], (*stop.before, given))
 
-    def linear_after(self, stop: Stop) -> nn.Linear | None:
-        """The layer that follows, if it is linear in the units."""
-        first = next(iter(self._after(stop)), None)
-        return first if isinstance(first, nn.Linear) and stop.inputs.ndim == stop.reached.ndim else None
+    def shortcut(self, stop: Stop, values: Float[Tensor, "*lead rows units"]) -> Shortcut | None:
+        """Past the layer that follows, where it is linear in the units.
 
-    def resume_after_linear(
-        self, stop: Stop, values: Float[Tensor, "*lead rows units"], outputs: Float[Tensor, "*more rows outputs"]
-    ) -> Stop:
-        """Run on from what that layer gave for the values, or would give."""
+        Returns:
+            What it gives for the values; for each unit, how that changes with the unit; and what runs on from there.
+        """
+        first, *others = self._after(stop) or [nn.Identity()]
+        if not isinstance(first, nn.Linear) or stop.inputs.ndim != stop.reached.ndim:
+            return None
+        if type(first).forward is not nn.Linear.forward or _has_hooks(first):
+            return None
         before = (*stop.before, stop.given(values))
-        return self._run(self._after(stop)[1:], outputs.flatten(0, -2), outputs.shape[:-1], before)
+
+        def run_on(outputs: Tensor) -> Stop:
+            return self._run(others, outputs.flatten(0, -2), outputs.shape[:-1], before)
+
+        return first(values), first.weight.T, run_on
 
     @property
     def ends_in_steps(self) -> bool:
-        """Whether the output is what a layer of drawn steps gives."""
-        return not self.segments[-1]
+        """Whether the output is what a layer of drawn steps gives, if in another shape."""
+        return all(isinstance(layer, nn.Flatten | nn.Unflatten | nn.Identity) for layer in self.segments[-1])
 
     def _after(self, stop: Stop) -> list[nn.Module]:
         return self.segments[len(stop.before) + 1]
@@ -126,7 +135,7 @@ class Replay:
 
     def __init__(self, network: nn.Module, x: Tensor) -> None:
         self.network = network
-        self.x = Given(x.reshape(len(x), -1), tuple(x.shape[1:]))
+        self.x = Given(x[:, None] if x.ndim == 1 else x.flatten(1), tuple(x.shape[1:]))
 
     def start(self) -> Stop:
         """Run to the first layer of drawn steps."""
@@ -138,22 +147,30 @@ class Replay:
 
     def _run(self, before: tuple[Given, ...], *, lead: tuple[int, ...]) -> Stop:
         decided = iter(before)
+        stopped: list[tuple[Unit, Tensor]] = []
 
-        def hold(layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+        def hold(layer: Unit, inputs: tuple[Any, ...], named: dict[str, Any], output: Tensor) -> Tensor:
             given = next(decided, None)
             if given is None:
-                raise _Reached(layer, inputs[0])
-            return given.flat(lead)
+                stopped.append((layer, inputs[0] if inputs else named["x"]))
+                raise _Reached
+            return given.flat(lead).clone()  # a copy, since a layer may work in place
 
-        hooks = [layer.register_forward_hook(hold) for layer in self.network.modules() if is_drawn(layer)]
-        unit: Unit | None = None
+        units = [layer for layer in self.network.modules() if is_drawn(layer)]
+        hooks = [unit.register_forward_hook(hold, with_kwargs=True) for unit in units]
+        unit, reached = None, None
         try:
-            reached: Tensor = self.network(self.x.flat(lead))
-        except _Reached as stopped:
-            unit, reached = stopped.args
+            reached = self.network(self.x.flat(lead).clone())
+        except _Reached:
+            unit, reached = stopped[0]
         finally:
             for hook in hooks:
                 hook.remove()
+        if stopped and unit is None:
+            raise RuntimeError(
+                "needed a network to be stopped at its drawn steps, got one that catches what stops it; write "
+                "`except Exception`, not a bare `except`"
+            )
         return Stop(unit, reached.unflatten(0, (*lead, len(self.x.values))), len(lead), before)
 
 
@@ -162,6 +179,10 @@ class _Reached(BaseException):
 
 
 Runner = Chain | Replay
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def opened(network: nn.Module, x: Shaped[Tensor, "rows *features"]) -> Runner:
@@ -173,30 +194,30 @@ def opened(network: nn.Module, x: Shaped[Tensor, "rows *features"]) -> Runner:
     """
     if not isinstance(network, nn.Module):
         raise TypeError(f"needed a network to draw the steps of, got {network!r}; pass an nn.Module")
-    drawn = {layer for layer in network.modules() if is_drawn(layer)}
-    if not drawn:
+    if not any(is_drawn(layer) for layer in network.modules()):
         raise TypeError(
             f"needed a network with a step that is drawn, got none in {type(network).__name__}; write "
             "Step(backward=policy_gradient())"
         )
-    if any(isinstance(layer, _BatchNorm) and layer.training for layer in network.modules()):
+    norms = [layer for layer in network.modules() if isinstance(layer, _BatchNorm)]
+    if any(layer.training or layer.running_mean is None for layer in norms):
         raise ValueError(
             "needed layers that treat rows apart, got batch normalization in training mode, which mixes the draws of a "
             "row with those of others; use nn.LayerNorm"
         )
     layers = _in_sequence(network)
-    if drawn == {layer for layer in layers if is_drawn(layer)}:
+    if not any(is_drawn(part) for layer in layers if not is_drawn(layer) for part in layer.modules()):
         return Chain(layers, x)
     if any(isinstance(layer, _DropoutNd) and layer.training and layer.p for layer in network.modules()):
         raise ValueError(
-            "needed a network that does the same when it is run again, got dropout in training mode; chain the layers "
-            "in an nn.Sequential, where nothing is run again, or leave the dropout out"
+            "needed a network that does the same when it is run again, got dropout in training mode; leave it out, or "
+            "chain the layers in an nn.Sequential, where what is before a step runs once"
         )
     return Replay(network, x)
 
 
 def _in_sequence(module: nn.Module) -> list[nn.Module]:
     """The layers of nested nn.Sequential, in the order in which they run."""
-    if not isinstance(module, nn.Sequential) or type(module).forward is not nn.Sequential.forward:
+    if not isinstance(module, nn.Sequential) or type(module).forward is not nn.Sequential.forward or _has_hooks(module):
         return [module]
     return [layer for part in module for layer in _in_sequence(part)]

@@ -29,7 +29,8 @@ Noise = Callable[[int], Tensor]
 class policy_gradient:
     """The backward rule of a step that ``ExpectedLoss`` draws, and gives a policy gradient.
 
-    Everywhere else the step is hard, and its derivative the true one, zero: a warning says so on the way back.
+    Everywhere else the step is hard, and its derivative the true one, zero: a warning says so on the way back, but for
+    compiled code.
 
     Example:
         >>> Step(backward=policy_gradient())(torch.tensor([-1.0, 2.0]))
@@ -38,11 +39,12 @@ class policy_gradient:
 
     def __call__(self, distance: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Zero."""
-        warnings.warn(
-            "back-propagation alone has passed a step with policy_gradient(), and nothing before it learns from that; "
-            "train the network with rlgrad.ExpectedLoss",
-            stacklevel=2,
-        )
+        if not torch.compiler.is_compiling():
+            warnings.warn(
+                "back-propagation alone has passed a step with policy_gradient(), and nothing before it learns from "
+                "that; train the network with rlgrad.ExpectedLoss",
+                stacklevel=2,
+            )
         return torch.zeros_like(distance)
 
 
@@ -113,7 +115,7 @@ class Stairs:
 
     def values(self, decision: Float[Tensor, "*more rows units levels"]) -> Float[Tensor, "*more rows units"]:
         """What the units give for one-hot decisions, and linearly between."""
-        return decision @ decision.new_tensor(self.levels)
+        return (decision * decision.new_tensor(self.levels)).sum(-1)  # a product of matrices would lose digits
 
     def encoded(self, decision: Int[Tensor, "*more rows units"]) -> Float[Tensor, "*more rows units levels"]:
         """Decisions as numbers, one-hot."""
@@ -121,7 +123,8 @@ class Stairs:
 
     def drawn(self, logistic: Float[Tensor, "*noise rows units"]) -> Float[Tensor, "*lead rows units"]:
         """What the units give when this noise is taken from their inputs."""
-        passed = torch.bucketize(self.inputs.detach() - logistic, self.inputs.new_tensor(self.thresholds))
+        noisy = self.inputs.detach() - logistic
+        passed = torch.bucketize(noisy, noisy.new_tensor(self.thresholds))
         return self.inputs.new_tensor(self.levels)[passed]
 
     def moves(self, decision: Int[Tensor, "*more rows units"]) -> list[Float[Tensor, "*more rows units"]]:
@@ -135,8 +138,9 @@ class Stairs:
 
     def _log_probs(self, temperature: float) -> Float[Tensor, "*lead rows units levels"]:
         """Of each level: sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a)), in logarithms."""
-        above = [F.logsigmoid((self.inputs - at) / temperature) for at in self.thresholds]
-        below = [F.logsigmoid((at - self.inputs) / temperature) for at in self.thresholds]
+        z = self.inputs.to(torch.promote_types(self.inputs.dtype, torch.float32))
+        above = [F.logsigmoid((z - at) / temperature) for at in self.thresholds]
+        below = [F.logsigmoid((at - z) / temperature) for at in self.thresholds]
         steps = [math.log(-math.expm1((low - high) / temperature)) for low, high in pairwise(self.thresholds)]
         between = [a + b + step for a, b, step in zip(above[:-1], below[1:], steps, strict=True)]
         return torch.stack([below[0], *between, above[-1]], -1)

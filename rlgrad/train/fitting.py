@@ -203,7 +203,8 @@ class _Step:
     def __call__(self, x: Any, target: Tensor, *, where: str) -> float:
         criterion = self.stage.criterion
         if isinstance(criterion, ExpectedLoss):  # it runs the network itself, drawing its steps
-            logits, loss = None, criterion(self.run.model, x, target)
+            with self.fabric.autocast():
+                logits, loss = None, criterion(self.run.model, x, target)
         else:
             logits = self.model(x)
             self._refuse("a logit", logits, where, "look for NaN in the inputs, or lower lr")

@@ -226,9 +226,11 @@ def test_under_autocast_nothing_changes(make) -> None:
 COMPILED = """
 import torch
 from rlgrad.steps import QPWC, Sign, Staircase, Step, straight_through, triangular
+from rlgrad.stochastic import policy_gradient
 
 layers = [Step(), Step(backward="arctan"), Sign(backward="boxcar"), Step(backward=straight_through(clip=1.0))]
 layers += [Staircase([-1.0, 0.1, 0.3], [-0.5, 0.2], backward=triangular(0.7)), QPWC(sharp=5.0)]
+layers += [Step(backward=policy_gradient())]  # which warns, but not in compiled code
 everything = lambda x: torch.stack([layer(x) for layer in layers])
 compiled = torch.compile(everything, backend="aot_eager", fullgraph=True)  # all but the C++, which takes long
 results = []
@@ -262,7 +264,7 @@ def test_what_they_look_like() -> None:
         "Sign(backward=straight_through(clip=1.0), at_zero=-1)"
     )
     assert repr(Staircase([0.0, 1.0], [0.5])) == "Staircase([0, 1], [0.5], backward=None, at_threshold=0)"
-    assert repr(QPWC(sharp=100.0)) == "QPWC(sharp=100)"
+    assert repr(QPWC(sharp=100.0)) == "QPWC(sharp=100, backward=None)"
 
 
 @every
