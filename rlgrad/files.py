@@ -57,8 +57,12 @@ def check_writable(path: str | Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
             pass
+    except FileExistsError as error:
+        message = f"needed a folder to write {path.name} in, got the file {path.parent}; name another"
+        raise NotADirectoryError(message) from error
     except OSError as error:
-        raise OSError(f"needed a folder to write {path.name} in, got {path.parent}: {error.strerror}") from error
+        message = f"needed a folder to write {path.name} in, got {path.parent} ({error.strerror}); name another"
+        raise OSError(message) from error
 
 
 def _to_disk(folder: Path) -> None:

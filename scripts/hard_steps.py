@@ -1,26 +1,27 @@
 """Can a network of hard steps be trained, and by what? Surrogate derivatives and policy gradients on digits.
 
-    python scripts/hard_steps.py --out docs/hard_steps.md
+    python scripts/hard_steps.py
 
-The runs are those of ``rlgrad compare --task steps``: a folder given as --records keeps them, and a second start makes
-only what is missing. The page is written from the records alone.
+The runs are those of ``rlgrad compare --task steps``. The page is written from their records alone, which are kept
+until then: after a Ctrl-C the script makes only what is missing. A folder given as --records keeps them for good.
 """
 
 import argparse
 import sys
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from textwrap import fill
 
 from tqdm import tqdm
 
-from rlgrad.files import replacing
+from rlgrad.files import check_writable, replacing
 from rlgrad.report.tables import sentence, summary, to_markdown
 from rlgrad.study.comparison import run
 from rlgrad.study.records import Record, scores
-from rlgrad.study.statistics import verdict
+from rlgrad.study.statistics import Verdict, verdict
 from rlgrad.study.steps import METHODS, TEMPERATURE, Steps
 
+ROOT = Path(__file__).resolve().parents[1]
+DOCS, KEPT = ROOT / "docs", ROOT / "comparison" / "hard_steps"
 UNIT = "surrogate-arctan"  # whose time is the unit
 
 INTRODUCTION = """# Networks of hard steps
@@ -48,7 +49,7 @@ rate for all, tuned for none. The methods, by what their hidden units are and ho
 The units of all but `relu` and `sigmoid` are hard and deterministic when they are judged.
 
 An interval in a table stands by itself, and is Student's: it is not cut at 1, though no accuracy is higher. The
-sentence above the table allows for all comparisons at once. Both allow for the rows that the seeds share (Nadeau and
+sentences above the table allow for all comparisons at once. Both allow for the rows that the seeds share (Nadeau and
 Bengio 2003). *Time* is that of training alone, on one thread, relative to `{unit}`, on a machine that did other
 things as well.
 """
@@ -59,18 +60,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=-1, help="processes of one thread; -1 for one a core")
-    parser.add_argument("--records", type=Path, help="folder of the records; a temporary one by default")
-    parser.add_argument("--out", type=Path, default=Path("docs/hard_steps.md"))
+    parser.add_argument("--records", type=Path, help="folder that keeps the records")
+    parser.add_argument("--out", type=Path, default=DOCS / "hard_steps.md")
     arguments = parser.parse_args()
     seeds = range(arguments.seeds)
+    path = (arguments.records or KEPT) / "records.jsonl"
+    for file in (arguments.out, path):
+        check_writable(file)
     page = introduction(arguments.seeds)
-    with TemporaryDirectory() as folder:
-        path = (arguments.records or Path(folder)) / "records.jsonl"
-        for hidden in (1, 2):
-            setting = Steps(hidden=hidden)
-            page += section(setting, make(setting, seeds, path, workers=arguments.workers))
+    for hidden in (1, 2):
+        setting = Steps(hidden=hidden)
+        page += section(setting, make(setting, seeds, path, workers=arguments.workers))
     with replacing(arguments.out) as file:
         file.write(page.encode())
+    if arguments.records is None:
+        path.unlink()  # so that the next page is of the software that writes it
 
 
 def introduction(seeds: int) -> str:
@@ -96,12 +100,22 @@ def make(setting: Steps, seeds: range, path: Path, *, workers: int) -> list[Reco
 
 
 def section(setting: Steps, records: list[Record]) -> str:
-    """One table and the sentence that answers."""
+    """One table, the sentence that answers, and the methods that are worse."""
     metric, reference, overlap = setting.metric_name, setting.reference, setting.overlap
     rows = summary(records, reference=reference, overlap=overlap)
     table = to_markdown(rows, metric=metric, reference=reference, overlap=overlap, unit=UNIT)
-    answer = sentence(verdict(scores(records), reference=reference, overlap=overlap), metric=metric)
-    return f"\n## {'-'.join(map(str, setting.sizes))}\n\n{fill(answer, width=120)}\n\n{table}\n"
+    judged = verdict(scores(records), reference=reference, overlap=overlap)
+    answers = [
+        fill(answer, width=120, break_on_hyphens=False)  # a name is not to be torn
+        for answer in (sentence(judged, metric=metric), worse(judged))
+    ]
+    return "\n\n".join((f"\n## {'-'.join(map(str, setting.sizes))}", *answers, f"{table}\n"))
+
+
+def worse(judged: Verdict) -> str:
+    """Which methods lose to the reference by the intervals that hold together, the best first."""
+    names = ", ".join(f'"{name}"' for name in judged.worse) or "none"
+    return f'Worse than "{judged.reference}" beyond luck, all comparisons at once: {names}.'
 
 
 if __name__ == "__main__":

@@ -49,8 +49,10 @@ def test_permissions_are_those_of_the_old_file_or_of_the_user(tmp_path: Path) ->
 
 def test_a_place_that_cannot_be_written_is_found_at_the_start(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match=r"^needed a folder to write a.json in, got .*file"):
+    with pytest.raises(NotADirectoryError, match=r"^needed a folder to write a.json in, got the file .*file; name"):
         check_writable(tmp_path / "file" / "a.json")
+    with pytest.raises(OSError, match=r"^needed a folder to write a.json in, got .*new \(.*\); name another$"):
+        check_writable(tmp_path / "file" / "new" / "a.json")
     with pytest.raises(IsADirectoryError, match=r"^needed a file to write, got the folder"):
         check_writable(tmp_path)
     check_writable(tmp_path / "new" / "a.json")

@@ -116,16 +116,16 @@ class Rarity:
         squares = along.square()
         items = self.spread.sum(-1)
         rows = squares.unflatten(1, self.spread.shape).sum((2, 3))
-        own = trials * _shared(squares, self.spread.flatten())
-        return (own >= EVENTS) & _enough(trials * _shared(rows, items.sum(1) - items.amax(1)))
+        own = trials * shared(squares, self.spread.flatten())
+        return (own >= EVENTS) & _enough(trials * shared(rows, items.sum(1) - items.amax(1)))
 
 
 def _enough(events: Tensor) -> Tensor:
     return (events >= EVENTS) | (events < _UNLIKELY)
 
 
-def _shared(weight: Tensor, rate: Tensor) -> Tensor:
-    # Number of equal events that would give the same ratio of fourth to second moments.
+def shared(weight: Tensor, rate: Tensor) -> Tensor:
+    """Number of equal events that would give the same ratio of fourth to second moments."""
     total = weight @ rate
     return torch.where(total > 0, total.square() / (weight.square() @ rate), 0.0)
 

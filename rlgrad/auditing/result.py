@@ -164,8 +164,9 @@ class Audit:
         return [
             f"bias: |expected estimate - truth| / |truth|. A plain number was found by a test that calls "
             f"{LEVEL:.0%} of unbiased estimators biased, all {'projections' if self.units else 'coordinates'} "
-            "together; <b: none was found, and with 99% "
-            "confidence it is below b; ?: too few rare decisions came up to tell, nor what follows from it.",
+            "together; !<b: one was found, in some direction or part, that drowns in the noise of the whole; <b: none "
+            "was found. Either is below b with 99% confidence. ?: too few rare decisions came up to tell, nor what "
+            "follows from it.",
             "~: of a surrogate, scaled to fit best before bias and variance are taken: any learning rate rescales it.",
             "variance: of one estimate, over |truth|^2. cosine: of one estimate to the truth, on average. "
             f"rewards: how often a row's {reward} is asked for until the mean of estimates has cosine {WANTED:g}; 0: "
@@ -229,7 +230,7 @@ def _bias(row: Row, space: Space) -> str:
         return "?"
     sign = "~" if row.kind == "surrogate" else ""
     if row.biased:
-        return f"{sign}{_percent(space.bias)}"
+        return f"{sign}{_percent(space.bias)}" if space.bias else f"{sign}!<{_percent(space.bias_limit)}"
     return f"{sign}<{_percent(space.bias_limit)}" if space.bias_limit else f"{sign}0%"
 
 

@@ -44,8 +44,8 @@ def main(args: list[str] | None = None) -> int:
         return _fail(error, 2)
     except FloatingPointError as error:
         return _fail(error, 1)
-    except KeyboardInterrupt:
-        print("rlgrad: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print("; ".join(("rlgrad: interrupted", *map(str, interrupt.args))), file=sys.stderr)
         return 130
 
 

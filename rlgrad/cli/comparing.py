@@ -19,6 +19,7 @@ from rlgrad.cli.arguments import (
     metric_named,
     problem_of,
 )
+from rlgrad.files import check_writable
 
 if TYPE_CHECKING:
     from rlgrad.study.comparison import Setting
@@ -86,6 +87,7 @@ class Compare:
         methods = methods_named(self.methods, self.task)
         settings = self._steps() if self.task == "steps" else [self._comparison()]
         seeds, path = range(self.seeds), self.out / "records.jsonl"
+        check_writable(path)
         failed = False
         for number, setting in enumerate(settings):
             print(end="\n" if number else "")
@@ -96,7 +98,7 @@ class Compare:
 
     def _check(self) -> None:
         for task, names in _OPTIONS.items():
-            given = [_spelled(name) for name in names if getattr(self, name) not in (None, False, ())]
+            given = [_spelled(name) for name in names if getattr(self, name) != getattr(Compare, name)]
             if task != self.task and given:
                 raise BadInput(
                     f"needed options of --task {self.task}, got {', '.join(given)} of --task {task}; "
@@ -138,11 +140,14 @@ def _make_runs(setting: "Setting", methods: list[str], seeds: range, path: Path,
     missing = setting.missing(path, methods, seeds)
     there = len(methods) * len(seeds) - len(missing)
     print(f"{setting.task}: {len(missing)} runs to make, {there} already in {path}", flush=True)
-    for record in tqdm(
-        run(setting, missing, path, workers=workers), total=len(missing), unit="run", leave=False, disable=None
-    ):
-        if record.error is not None:
-            tqdm.write(f"{record.method}, seed {record.seed} failed: {record.error.splitlines()[-1]}", file=sys.stderr)
+    runs = run(setting, missing, path, workers=workers)
+    try:
+        for record in tqdm(runs, total=len(missing), unit="run", leave=False, disable=None):
+            if record.error is not None:
+                reason = record.error.splitlines()[-1]
+                tqdm.write(f"{record.method}, seed {record.seed} failed: {reason}", file=sys.stderr)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("the same command goes on with the runs that are missing") from None
 
 
 def _print_result(setting: "Setting", methods: list[str], seeds: range, path: Path) -> bool:

@@ -97,8 +97,6 @@ class Audit:
     def _check(self) -> None:
         if self.out is None:
             return
-        if self.out.exists() and not self.out.is_dir():
-            raise BadInput(f"needed a folder to write in, got the file {self.out}; name another")
         for name in _DRAWN:
             check_writable(self.out / name)
         there = [self.out / name for name in _DRAWN if (self.out / name).exists()]

@@ -161,10 +161,11 @@ def _number(value: float, form: str) -> str:
 
 def _notes(rows: Sequence[Row], reference: str, overlap: float, unit: str | None) -> list[str]:
     compared = sum(row.difference is not None for row in rows)
+    alone = f"; each of the {compared} intervals stands by itself" if compared > 1 else ""
     failures = [f"{row.method} {row.failed} of {row.failed + row.seeds}" for row in rows if row.failed]
     notes = {
         "test: mean over seeds [Student-t interval]; larger is better.": True,
-        f"minus {reference}: paired over seeds; each of the {compared} intervals stands by itself.": True,
+        f"minus {reference}: paired over seeds{alone}.": compared > 0,
         f"seeds re-split the same rows: variances corrected for n_test/n_train = {overlap:.3g}.": overlap > 0,
         "tuned: test metric of the same weights, with the threshold tuned on the validation rows.": _any_tuned(rows),
         f"time: that of training, in units of {unit}.": unit is not None,

@@ -52,7 +52,7 @@ def check_budget(*, lr: float, **numbers: int) -> None:
         if number < 1:
             raise ValueError(f"needed {what} of at least 1, got {number}")
     if not 0 < lr <= 1e30:  # above, a step overflows whatever the gradient
-        raise ValueError(f"needed a positive finite lr, got {lr}; 0.01 is usual")
+        raise ValueError(f"needed a positive finite lr, got {lr}; 0.001 to 0.01 is usual")
 
 
 class Recipe(NamedTuple):

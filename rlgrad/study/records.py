@@ -44,7 +44,7 @@ class Record:
         metric: name of the metric; larger is better.
         arguments: everything that defines the run besides task, method, seed and metric, as JSON values.
         train, validation, test: the metric under the method's own decision rule; finite if the run finished, but for a
-            validation of NaN where the task has no validation rows.
+            validation of NaN where the task has no validation rows: then there are no threshold, test_tuned and counts.
         threshold: of that rule, in logits; NaN where the rule has none.
         test_tuned: the same weights with the threshold tuned on validation; NaN where there is none.
         counts: tp, fp, fn, tn for each of train, validation, test; empty where decisions are not yes or no.
@@ -83,7 +83,8 @@ class Record:
         for each in fields(self):
             _check_type(each.name, each.type, getattr(self, each.name))
         metrics = (self.train, self.validation, self.test)
-        untold = isnan(self.validation) and isnan(self.test_tuned)  # no validation rows, so none to tune on either
+        told = (self.validation, self.threshold, self.test_tuned)  # all that validation rows could decide
+        untold = not self.counts and all(map(isnan, told))
         needed = (self.train, self.test) if untold else metrics
         if self.error is None and not all(map(isfinite, needed)):
             raise ValueError(f"needed finite train, validation and test, got {metrics}; record the run as failed")

@@ -4,6 +4,7 @@ Each method is a hidden unit and, where units are drawn, the estimator of their 
 training, they are hard and deterministic when they are judged, but for the two references.
 """
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -21,7 +22,7 @@ from rlgrad.steps import RULES, Step, straight_through
 from rlgrad.stochastic import ExpectedLoss, policy_gradient
 from rlgrad.study.comparison import Setting
 from rlgrad.study.methods import check_budget
-from rlgrad.study.records import Json
+from rlgrad.study.records import Json, fingerprint
 from rlgrad.train import evaluate
 from rlgrad.train.batches import Batches
 
@@ -38,6 +39,12 @@ class Method(NamedTuple):
 
     unit: Callable[[], nn.Module]
     estimator: Callable[[int], Estimator] | None = None
+
+    def definition(self, width: int) -> str:
+        """The unit and the estimator with all their settings, in words that are the same in every process."""
+        with torch.random.fork_rng(devices=[]):  # the network of RELAX draws its weights
+            estimator = None if self.estimator is None else self.estimator(width)
+        return re.sub(r" at 0x\w+", "", f"{self.unit()!r}, {estimator!r}")  # where a function lies in memory
 
 
 def _drawn(estimator: Callable[[int], Estimator]) -> Method:
@@ -127,8 +134,14 @@ class Steps(Setting):
 
     @property
     def arguments(self) -> dict[str, Json]:
-        """The network, the budget, the noise and the parts."""
-        return {"data": "digits", **asdict(self), "temperature": list(TEMPERATURE), "test_share": TEST_SHARE}
+        """The network, the budget, the noise, the parts, and what the methods are: if one changes, all run anew."""
+        return {
+            "data": "digits",
+            **asdict(self),
+            "temperature": list(TEMPERATURE),
+            "test_share": TEST_SHARE,
+            "methods": fingerprint({name: method.definition(self.width) for name, method in METHODS.items()}),
+        }
 
     def result(self, method: str, seed: int) -> dict[str, Any]:
         """Accuracy on the rows of training and of test; the last weights count, so there are no validation rows."""

@@ -85,7 +85,8 @@ def test_what_an_audit_refuses(arguments: list[str], message: str, capsys: pytes
 
 def test_a_folder_for_the_audit_is_no_file(capsys: pytest.CaptureFixture[str]) -> None:
     Path("kept").write_text("mine")
-    assert refused(["audit", "--out=kept"], capsys).startswith("needed a folder to write in, got the file kept")
+    said = refused(["audit", "--out=kept"], capsys)
+    assert said == "needed a folder to write audit.json in, got the file kept; name another"
 
 
 # The probe

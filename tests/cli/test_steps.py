@@ -75,6 +75,13 @@ def test_each_number_of_hidden_layers_makes_one_table(capsys: pytest.CaptureFixt
     assert out.count("runs to make") == 1
 
 
+def test_one_method_is_compared_with_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*COMMAND, "--hidden=1", "--seeds=2", "--methods=relu"]) == 0
+    out = capsys.readouterr().out
+    assert "test: mean over seeds" in out
+    assert "paired" not in out
+
+
 def test_the_options_are_those_of_the_runs() -> None:
     options = ["--lr=0.25", "--batch-size=700", "--hidden=1", "--seeds=1", "--methods=sigmoid"]
     assert main([*COMMAND, *options]) == 0
@@ -138,6 +145,7 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--positive=yes"], "--positive"),
         (["--no-header"], "--no-header"),
         (["--patience=20"], "--patience"),
+        (["--patience=0"], "--patience"),
         (["mail.csv", "--target=spam", "--no-header"], "a table file, --target, --no-header"),
     ],
 )
@@ -171,6 +179,14 @@ def test_what_cannot_be_is_refused_before_a_run_is_started(
 ) -> None:
     said = refused([*COMMAND, "--seeds=1", "--methods=relu", option], capsys)
     assert re.fullmatch(message, said), said
+
+
+def test_a_folder_that_cannot_be_is_refused_before_a_run_is_started(capsys: pytest.CaptureFixture[str]) -> None:
+    file = Path(__file__)
+    said = refused([*COMMAND, f"--out={file}"], capsys)
+    assert said == f"needed a folder to write records.jsonl in, got the file {file}; name another"
+    said = refused([*COMMAND, f"--out={file / 'new'}"], capsys)
+    assert said.startswith(f"needed a folder to write records.jsonl in, got {file / 'new'} (")
 
 
 def test_a_mistake_is_one_line_in_a_process_of_its_own() -> None:

@@ -556,7 +556,8 @@ def test_ctrl_c_keeps_what_is_done_and_the_rest_is_made_afterwards(
     os.killpg(process.pid, signal.SIGINT)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "rlgrad: interrupted\n" in error  # beside what the processes of the pool say, if they were just starting
+    # Beside what the processes of the pool say, if they were just starting.
+    assert "rlgrad: interrupted; the same command goes on with the runs that are missing\n" in error
     done, before = len(read(LINES)), LINES.read_bytes()
     assert 2 <= done < 12
     assert compare(csv, *arguments) == 0
@@ -758,6 +759,12 @@ def test_nothing_is_left_where_the_table_was_bad(csv: Path, capsys: pytest.Captu
     refused(["train", str(csv), "--target=spma", "--out=new/folder/model"], capsys)
     refused(["compare", str(csv), "--target=spma", "--out=new/folder/comparison"], capsys)
     assert not Path("new").exists()
+
+
+def test_records_are_not_written_under_a_file(csv: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("notes.txt").write_text("years of work")
+    said = refused(["compare", str(csv), "--target=spam", "--out=notes.txt"], capsys)
+    assert said == "needed a folder to write records.jsonl in, got the file notes.txt; name another"
 
 
 def test_predictions_are_not_written_over_a_file(model: Path, csv: Path, capsys: pytest.CaptureFixture[str]) -> None:

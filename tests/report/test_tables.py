@@ -145,6 +145,18 @@ def test_text_is_this() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("others", "note"), [(0, None), (1, "paired over seeds."), (2, "each of the 2 intervals stands by itself.")]
+)
+def test_the_notes_speak_of_as_many_intervals_as_there_are(others: int, note: str | None) -> None:
+    rows = [row("relu", difference=None), *(row(f"other {number}") for number in range(others))]
+    for make in (to_text, to_markdown):
+        notes = make(rows, metric="accuracy", reference="relu").splitlines()[3 + others :]
+        found = [line for line in notes if "minus relu: " in line]
+        assert len(found) == (note is not None)
+        assert all(line.endswith(note or "") for line in found)
+
+
 def test_what_no_run_has_tuned_is_no_column() -> None:
     rows = [row("relu", difference=None, test_tuned=nan), row("frozen", test_tuned=nan)]
     for make in (to_text, to_markdown):

@@ -107,13 +107,20 @@ def test_a_finished_run_needs_finite_metrics(name: str, metric: float) -> None:
 
 
 def test_a_task_without_validation_rows_has_none_to_tune_on_either(path: Path) -> None:
-    append(path, made(validation=nan, test_tuned=nan, counts={}))
+    untold: dict[str, Any] = {"validation": nan, "threshold": nan, "test_tuned": nan, "counts": {}}
+    append(path, made(**untold))
     (found,) = read(path)
     assert isnan(found.validation)
-    assert replace(found, validation=0.8, test_tuned=0.7, counts=COUNTS) == made()
-    for changes in ({"validation": inf}, {"validation": nan, "test": nan}, {"validation": nan, "train": inf}):
+    assert replace(found, validation=0.8, threshold=-0.3, test_tuned=0.7, counts=COUNTS) == made()
+    for name, value in [("validation", inf), ("test", nan), ("train", inf)]:
         with pytest.raises(ValueError, match="needed finite train, validation and test"):
-            made(test_tuned=nan, **changes)
+            made(**{**untold, name: value})
+
+
+@pytest.mark.parametrize("told", [{"threshold": -0.3}, {"test_tuned": 0.7}, {"counts": COUNTS}])
+def test_a_run_that_had_validation_rows_needs_their_metric(told: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="needed finite train, validation and test"):
+        made(**{"validation": nan, "threshold": nan, "test_tuned": nan, "counts": {}, **told})
 
 
 @pytest.mark.parametrize(

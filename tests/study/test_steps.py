@@ -12,12 +12,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rlgrad.steps import RULES, Step
+from rlgrad.estimators import RELAX, arm, score_function
+from rlgrad.steps import RULES, Step, arctan
 from rlgrad.stochastic import ExpectedLoss
 from rlgrad.study import steps as module
 from rlgrad.study.comparison import run, run_one
 from rlgrad.study.records import read, run_key
-from rlgrad.study.steps import METHODS, REFERENCE, TEMPERATURE, Steps, Trained, digits, train
+from rlgrad.study.steps import METHODS, REFERENCE, TEMPERATURE, Method, Steps, Trained, digits, train
 from rlgrad.train.batches import Batches
 
 SMALL = Steps(hidden=1, width=24, epochs=3, lr=0.02)
@@ -214,6 +215,7 @@ def test_a_record_tells_the_run_and_comes_back(tmp_path: Path) -> None:
         "batch_size": 64,
         "temperature": [1.0, 0.3],
         "test_share": 0.25,
+        "methods": TINY.arguments["methods"],
     }
     assert all(isnan(value) for value in (found.validation, found.threshold, found.test_tuned))
     assert (found.counts, found.epochs, found.error) == ({}, 1, None)
@@ -234,6 +236,30 @@ def test_seconds_are_those_of_training_alone(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("change", [{"hidden": 1}, {"width": 9}, {"epochs": 2}, {"lr": 0.1}, {"batch_size": 63}])
 def test_a_record_belongs_to_its_setting_alone(change: dict[str, Any]) -> None:
     assert replace(TINY, **change).key("relu", 0) != TINY.key("relu", 0)
+
+
+@pytest.mark.parametrize(
+    ("method", "changed"),
+    [
+        ("arm", METHODS["arm"]._replace(estimator=lambda width: arm(draws=8))),
+        ("score_function", METHODS["score_function"]._replace(estimator=lambda width: score_function(draws=5))),
+        ("relax", METHODS["relax"]._replace(estimator=lambda width: RELAX(nn.Linear(width, 1), draws=1))),
+        ("surrogate-arctan", METHODS["surrogate-arctan"]._replace(unit=lambda: Step(backward=arctan(slope=3.0)))),
+    ],
+)
+def test_a_record_belongs_to_what_its_method_was(method: str, changed: Method, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = TINY.key(method, 0)
+    monkeypatch.setitem(METHODS, method, changed)
+    assert TINY.key(method, 0) != before
+
+
+def test_what_a_method_is_says_the_same_in_every_process() -> None:
+    state = torch.get_rng_state()
+    for name, method in METHODS.items():
+        said = method.definition(24)
+        assert said == method.definition(24)
+        assert "0x" not in said, name
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_a_training_that_diverges_is_a_failed_record() -> None:
