@@ -464,6 +464,14 @@ def test_back_propagation_alone_is_warned_of() -> None:
     assert not found[:12].any()
 
 
+def test_a_dead_step_beside_drawn_ones_is_warned_of() -> None:
+    network = nn.Sequential(linear(3, 3, 1), Step(), linear(3, 3, 2), step(), linear(3, 3, 3))
+    with pytest.warns(
+        UserWarning, match=r"Step\(backward=None, at_zero=0\) beside drawn steps has the true derivative"
+    ):
+        ExpectedLoss(LOSS)(network, X, Y)
+
+
 def test_a_schedule_runs_over_calls_in_training() -> None:
     criterion = ExpectedLoss(LOSS, temperature=(1.0, 0.25), calls=4)
     seen = [criterion.temperature]
@@ -533,6 +541,8 @@ def test_a_learned_baseline_learns_too() -> None:
             ValueError,
             "needed a network that does the same when it is run again, got dropout",
         ),
+        (lambda: ExpectedLoss(LOSS)(one()(X), Y), TypeError, r"call criterion\(network, x, y\), not"),
+        (lambda: Stage(ExpectedLoss(LOSS), kl=0.1), ValueError, "needed kl=0 with ExpectedLoss, got 0.1"),
         (lambda: ExpectedLoss(LOSS)(len, X, Y), TypeError, "needed a network to draw the steps of, got <built-in"),
         (
             lambda: ExpectedLoss(LOSS)(nn.Sequential(nn.Linear(3, 3), Step()), X.float(), Y),

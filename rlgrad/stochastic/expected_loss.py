@@ -45,16 +45,24 @@ class ExpectedLoss(nn.Module):
             several draws of the batch, one draw after the other.
         estimator: of the gradient of each layer of steps, or its name. The default asks for each unit what the loss
             would have been, had it gone the other way; where an ``nn.Linear`` follows that is one row of its weights
-            more. ``muprop``, ``REBAR`` and ``RELAX`` take the surrogate's own gradient, of soft units, off the noise.
+            more, anywhere else a run of what follows: after convolutions, or in a module of one's own, ``disarm`` and
+            ``muprop`` are far cheaper. ``muprop``, ``REBAR`` and ``RELAX`` take the surrogate's own gradient, of soft
+            units, off the noise.
         temperature: of the noise. The smaller, the nearer to hard units, and the fainter the gradient. Two numbers are
-            the first and the last of a geometric schedule.
-        calls: over how many calls in training mode the schedule runs.
+            the first and the last of a geometric schedule: for a network that is judged with hard units take one, such
+            as (1.0, 0.3), since at 1 alone it may learn little.
+        calls: over how many calls in training mode the schedule runs, epochs times batches. They are counted as long as
+            the criterion lives: take a new one for the next training.
         generator: source of randomness, on the device of the network.
 
     Raises:
         ValueError: a temperature that is not above 0, or a schedule without calls; on use, a loss that is not one
             number for each row.
-        TypeError: what is given for an estimator is none; on use, a network that has no step to be drawn.
+        TypeError: what is given for an estimator is none; on use, the output in place of the network, or a network that
+            has no step to be drawn.
+
+    Warns:
+        UserWarning: beside the drawn steps there are some with the true derivative, zero: nothing before them learns.
 
     Source: Williams (1992); Titsias, Lazaro-Gredilla (2015) for the default estimator.
 
@@ -62,7 +70,7 @@ class ExpectedLoss(nn.Module):
         >>> from rlgrad.steps import Step
         >>> from rlgrad.stochastic import policy_gradient
         >>> network = nn.Sequential(nn.Linear(4, 8), Step(backward=policy_gradient()), nn.Linear(8, 3))
-        >>> criterion = ExpectedLoss(nn.CrossEntropyLoss(reduction="none"))
+        >>> criterion = ExpectedLoss(nn.CrossEntropyLoss(reduction="none"), temperature=(1.0, 0.3), calls=100)
         >>> criterion(network, torch.randn(5, 4), torch.tensor([0, 1, 2, 1, 0])).backward()
         >>> network[0].weight.grad.abs().sum() > 0
         tensor(True)
@@ -103,8 +111,13 @@ class ExpectedLoss(nn.Module):
         share = min(1.0, int(self.called) / self.calls) if self.calls else 0.0
         return float(self.first * (self.last / self.first) ** share)
 
-    def forward(self, network: nn.Module, x: Tensor, target: Tensor) -> Float[Tensor, ""]:
+    def forward(self, network: nn.Module, x: Tensor, target: Tensor | None = None) -> Float[Tensor, ""]:
         """The mean over rows of the estimated expected loss."""
+        if target is None:
+            raise TypeError(
+                "needed the network itself, its input and the target, got two of them; call criterion(network, x, y), "
+                "not criterion(network(x), y)"
+            )
         runner = opened(network, x)
         if isinstance(self.loss, MetricLoss) and isinstance(runner, Chain) and runner.ends_in_steps:
             raise TypeError(
@@ -228,7 +241,10 @@ class _Nest:
         losses: object = loss(stop.reached.flatten(0, stop.lead), target)
         if not isinstance(losses, Tensor) or losses.shape != target.shape[:1]:
             got = describe(losses) if isinstance(losses, Tensor) else repr(losses)
-            raise ValueError(f'needed one loss for each of {len(target)} rows, got {got}; use reduction="none"')
+            raise ValueError(
+                f'needed one loss for each of {len(target)} rows, got {got}; use reduction="none", '
+                "a mean over all axes of the loss but the first, and a target of the output's shape"
+            )
         return losses.reshape(*lead, rows)
 
     def _loss(self, stop: Stop) -> RowLoss:

@@ -5,6 +5,7 @@ the steps that are decided already held at what they gave: dearer, and free in h
 """
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from rlgrad.steps import Sign, Staircase, Step
 from rlgrad.stochastic.units import Unit, is_drawn
 
 
@@ -194,10 +196,19 @@ def opened(network: nn.Module, x: Shaped[Tensor, "rows *features"]) -> Runner:
     """
     if not isinstance(network, nn.Module):
         raise TypeError(f"needed a network to draw the steps of, got {network!r}; pass an nn.Module")
+    dead = [
+        layer for layer in network.modules() if isinstance(layer, Step | Sign | Staircase) and layer.backward is None
+    ]
     if not any(is_drawn(layer) for layer in network.modules()):
         raise TypeError(
             f"needed a network with a step that is drawn, got none in {type(network).__name__}; write "
             "Step(backward=policy_gradient())"
+        )
+    if dead:
+        warnings.warn(
+            f"{dead[0]} beside drawn steps has the true derivative, zero, and nothing before it learns; give it "
+            "backward=policy_gradient() or a rule",
+            stacklevel=2,
         )
     norms = [layer for layer in network.modules() if isinstance(layer, _BatchNorm)]
     if any(layer.training or layer.running_mean is None for layer in norms):

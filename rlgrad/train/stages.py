@@ -48,6 +48,8 @@ class Stage:
             raise ValueError(f"needed a positive finite lr, got {self.lr}")
         if not 0 <= self.kl < math.inf:
             raise ValueError(f"needed a kl weight of at least 0, got {self.kl}")
+        if self.kl and isinstance(self.criterion, ExpectedLoss):
+            raise ValueError(f"needed kl=0 with ExpectedLoss, got {self.kl}; no such pull passes a drawn step")
         if not self.name:
             default = getattr(self.criterion, "__name__", type(self.criterion).__name__)
             object.__setattr__(self, "name", default)
