@@ -9,7 +9,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from rlgrad.steps.replaced import replaced
-from rlgrad.steps.rules import Rule, as_rule
+from rlgrad.steps.rules import Rule, as_rule, of_stairs
 
 
 class Step(nn.Module):
@@ -173,12 +173,8 @@ class Staircase(nn.Module):
 
     def _slope(self, x: Tensor) -> Tensor:
         assert self.backward is not None
-        rule = self.backward
         jumps = (high - low for low, high in pairwise(self.levels))
-        total = torch.zeros_like(x)
-        for jump, threshold in zip(jumps, self.thresholds, strict=True):
-            total = total.add_(rule(x - threshold), alpha=jump)
-        return total
+        return of_stairs(self.backward, x, jumps, self.thresholds)
 
 
 def _above(x: Tensor) -> Tensor:

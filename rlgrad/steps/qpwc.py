@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rlgrad.steps.replaced import replaced
-from rlgrad.steps.rules import Rule, as_rule, check_positive, sigmoid_slope
+from rlgrad.steps.rules import Rule, as_rule, check_positive, of_stairs, sigmoid_slope
 
 
 class QPWC(nn.Module):
@@ -91,10 +91,7 @@ class QPWC(nn.Module):
 
     def _rule(self, z: Tensor) -> Tensor:
         assert self.backward is not None
-        total = torch.zeros_like(z)
-        for threshold in (0.125, 0.375, 0.625, 1.0):
-            total = total.add_(self.backward(z - threshold), alpha=0.25)
-        return total
+        return of_stairs(self.backward, z, (0.25,) * 4, (0.125, 0.375, 0.625, 1.0))
 
     def _slope(self, z: Tensor) -> Tensor:
         # From a piece to the next u jumps from 1/2 to -1/2, and ds is even in u: either will do there.

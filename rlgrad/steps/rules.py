@@ -7,7 +7,7 @@ cost of such a short formula.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -258,6 +258,14 @@ def as_rule(choice: Rule | str | None) -> Rule | None:
     if choice is not None and (not callable(choice) or isinstance(choice, type)):
         raise TypeError(f"needed a backward rule such as arctan(slope=2), got {choice!r}; call it, or name it")
     return choice
+
+
+def of_stairs(rule: Rule, x: Tensor, jumps: Iterable[float], thresholds: Iterable[float]) -> Tensor:
+    """The sum over thresholds of the jump there times the rule of the distance to it."""
+    total = torch.zeros_like(x)
+    for jump, threshold in zip(jumps, thresholds, strict=True):
+        total = total.add_(rule(x - threshold), alpha=jump)
+    return total
 
 
 def sigmoid_slope(factor: Tensor, tail: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
