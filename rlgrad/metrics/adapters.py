@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -33,6 +32,7 @@ def from_sklearn(function: Callable[..., Any], *, larger_is_better: bool) -> Opa
         TypeError: ``function`` is not callable, or ``larger_is_better`` not a truth value.
 
     Example:
+        >>> import torch
         >>> from functools import partial
         >>> from sklearn.metrics import f1_score, zero_one_loss
         >>> macro = from_sklearn(partial(f1_score, average="macro"), larger_is_better=True)
@@ -85,6 +85,7 @@ def from_torchmetrics(
         ValueError: ``larger_is_better`` is needed, or contradicts the metric.
 
     Example:
+        >>> import torch
         >>> from torchmetrics.classification import BinaryF1Score
         >>> from_torchmetrics(BinaryF1Score())(torch.tensor([[True, True, False]]), torch.tensor([1, 0, 1]))
         tensor([0.5000], dtype=torch.float64)
@@ -200,6 +201,7 @@ def from_program(
             stderr is told.
 
     Example:
+        >>> import torch
         >>> import sys
         >>> program = (
         ...     "import sys, numpy as np; a, b = map(np.load, sys.argv[1:]); print('score'); print((a == b).mean())"
