@@ -13,9 +13,10 @@ from torch import Tensor
 from rlgrad.checks import check_decision, check_rows, describe, first_index
 from rlgrad.metrics.calling import Calling, OnError, name_of, warn_of_graph
 from rlgrad.metrics.counts import count_dtype
+from rlgrad.metrics.items import JointItems, flat_items
 
 
-class OpaqueMetric:
+class OpaqueMetric(JointItems):
     """A black box ``function(decision, target) -> number``, larger is better, called once for each draw and row.
 
     The function sees what a person would score: the decisions of one row and its target, two tensors of shape
@@ -74,8 +75,8 @@ class OpaqueMetric:
         self.batched = batched
         self.how = self._how(workers, timeout, on_error)
         self.name = name or name_of(function)
-        self.item_axes = checked_axes(item_axes)
-        self.ignore_index = checked_ignored(ignore_index)
+        self.item_axes = JointItems().over(item_axes).item_axes
+        self.ignore_index = ignore_index
 
     def __repr__(self) -> str:
         told = [f"{key}={value!r}" for key, value, usual in self._arguments() if value != usual]
@@ -90,18 +91,6 @@ class OpaqueMetric:
             ("timeout", self.how.timeout, None),
             ("on_error", self.how.on_error, "raise"),
         ]
-
-    def over(self, axes: int) -> "OpaqueMetric":
-        """The same metric of rows that have so many trailing axes."""
-        other = copy.copy(self)
-        other.item_axes = checked_axes(axes)
-        return other
-
-    def ignoring(self, value: int | None) -> "OpaqueMetric":
-        """The same metric, without the items whose target is this value."""
-        other = copy.copy(self)
-        other.ignore_index = checked_ignored(value)
-        return other
 
     def calling(
         self, *, workers: int = 1, timeout: int | float | None = None, on_error: OnError = "raise"
@@ -135,7 +124,7 @@ class OpaqueMetric:
         """
         check_decision(decision)
         check_rows(decision, target)
-        check_axes(target, self.item_axes)
+        flat_items(target, self.item_axes)  # refuses a target that lacks axes
         if self.batched:
             return self._at_once(decision, target)
         return self.how.each(
@@ -185,30 +174,6 @@ class OpaqueMetric:
             stacklevel=4,
         )
         return torch.where(bad, self.how.penalty[0], scores)
-
-
-def checked_axes(axes: int) -> int:
-    """How many axes make a row, a whole number from 1."""
-    if isinstance(axes, bool) or not isinstance(axes, int):
-        raise TypeError(f"needed a whole number of item axes, got {axes!r}")
-    if axes < 1:
-        raise ValueError(f"needed at least 1 item axis, got {axes}; 1 scores the last axis, 2 an image")
-    return axes
-
-
-def checked_ignored(value: int | None) -> int | None:
-    """A target value, a whole number, or None."""
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-        raise TypeError(f"needed a whole number for ignore_index, got {value!r}; None ignores nothing")
-    return value
-
-
-def check_axes(target: Shaped[Tensor, "..."], item_axes: int) -> None:
-    """The target has the axes that make a row."""
-    if target.ndim < item_axes:
-        raise ValueError(
-            f"needed a target with the {item_axes} axes of a row at its end, got {describe(target)}; see item_axes"
-        )
 
 
 def marked(decision: Shaped[Tensor, "..."], target: Shaped[Tensor, "..."], ignored: int) -> Int[Tensor, "..."]:

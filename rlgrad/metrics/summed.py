@@ -1,7 +1,5 @@
 """A formula of statistics summed over rows: corpus F1 of spans, BLEU, the panoptic quality of many images."""
 
-import copy
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,11 +9,12 @@ from torch import Tensor
 
 from rlgrad.checks import check_decision, check_rows, describe
 from rlgrad.metrics.calling import Calling, OnError, name_of
-from rlgrad.metrics.counts import count_dtype
-from rlgrad.metrics.opaque import OpaqueMetric, check_axes, checked_axes, checked_ignored, seeing
+from rlgrad.metrics.counts import check_undefined, count_dtype, finite_gradient
+from rlgrad.metrics.items import JointItems, flat_items
+from rlgrad.metrics.opaque import OpaqueMetric, seeing
 
 
-class SummedMetric:
+class SummedMetric(JointItems):
     """A metric of many rows at once that is a formula of sums over them; larger is better.
 
     metric = score(sum over rows of statistic(decision of the row, target of the row))
@@ -74,19 +73,16 @@ class SummedMetric:
             raise TypeError(f'needed on_error "raise" or a tuple of statistics, got {on_error!r}; a row has several')
         self.statistic = statistic
         self.score = score
-        self.undefined = _number(undefined)
-        self.row_axes = checked_axes(row_axes)
+        check_undefined(undefined)
+        self.undefined = float(undefined)
+        self.row_axes = JointItems().over(row_axes).item_axes
+        self.item_axes = self.row_axes + 1
         self.name = name or name_of(score)
-        self.ignore_index = checked_ignored(ignore_index)
+        self.ignore_index = ignore_index
         self.how = Calling(workers=workers, timeout=timeout, on_error=on_error)
 
     def __repr__(self) -> str:
         return f"SummedMetric({self.name}, undefined={self.undefined:g}, row_axes={self.row_axes})"
-
-    @property
-    def item_axes(self) -> int:
-        """The axes that are scored jointly: those of a row, and the one of rows."""
-        return self.row_axes + 1
 
     def over(self, axes: int) -> "SummedMetric":
         """The same metric, whose axes are fixed by those of a row.
@@ -100,12 +96,6 @@ class SummedMetric:
                 "set row_axes, or use apart() to score rows by themselves"
             )
         return self
-
-    def ignoring(self, value: int | None) -> "SummedMetric":
-        """The same metric, without the items whose target is this value."""
-        other = copy.copy(self)
-        other.ignore_index = checked_ignored(value)
-        return other
 
     def apart(self) -> OpaqueMetric:
         """The same score of each row by itself."""
@@ -153,12 +143,12 @@ class SummedMetric:
         """
         check_decision(decision)
         check_rows(decision, target)
-        check_axes(target, self.item_axes)
+        flat_items(target, self.item_axes)  # refuses a target that lacks axes
         statistic = seeing(self.statistic, self.ignore_index, item_axes=self.row_axes)
         return self.how.each(statistic, decision, target, item_axes=self.row_axes, name=self.name, several=True)
 
     def of_sums(self, sums: Float[Tensor, "*any statistics"]) -> Float[Tensor, "*any"]:
-        """The formula of summed statistics, with ``undefined`` where it is not finite.
+        """The formula of summed statistics, with ``undefined`` and a gradient of zero where it is not finite.
 
         Raises:
             TypeError: the score returns something other than a tensor of the sums' shape.
@@ -166,7 +156,7 @@ class SummedMetric:
         rows = sums.shape[:-1]
         if sums.shape[-1] == 0:  # no row has told how many statistics there are
             return torch.full(rows, self.undefined, dtype=count_dtype(sums.device), device=sums.device)
-        value = self._evaluate(sums.to(count_dtype(sums.device)).unbind(-1))
+        value = self._evaluate(finite_gradient(sums.to(count_dtype(sums.device))).unbind(-1))
         return torch.where(torch.isfinite(value), value, self.undefined)
 
     def _evaluate(self, sums: tuple[Tensor, ...]) -> Tensor:
@@ -184,11 +174,3 @@ class SummedMetric:
                 "write it elementwise, with arithmetic and torch functions"
             )
         return value.to(sums[0].dtype)
-
-
-def _number(undefined: int | float) -> float:
-    if isinstance(undefined, bool) or not isinstance(undefined, int | float):
-        raise TypeError(f"needed a number for undefined, got {undefined!r}; 0.0 and 1.0 are usual")
-    if not math.isfinite(undefined):
-        raise ValueError(f"needed a finite undefined, got {undefined}; 0.0 and 1.0 are usual")
-    return float(undefined)
