@@ -8,6 +8,7 @@ of the metric but idle workers, and those not if one of them was lost.
 import faulthandler
 import math
 import os
+import pickle
 import reprlib
 import signal
 import traceback
@@ -61,13 +62,11 @@ class Fault:
 
     def sendable(self) -> "Fault":
         """The same for another process, where exceptions that cannot be sent arrive as their text."""
-        from joblib.externals import cloudpickle
-
         if self.cause is None:
             return self
         trace = "".join(traceback.format_exception(self.cause))
         try:
-            cloudpickle.loads(cloudpickle.dumps(self.cause))
+            pickle.loads(_pickled(self.cause))
         except Exception:
             return replace(self, cause=RuntimeError(f"{type(self.cause).__name__}: {self.cause}"), trace=trace)
         return replace(self, trace=trace)
@@ -303,11 +302,16 @@ def _set_alarm(seconds: float) -> None:
 
 def _share(job: bytes, decisions: Tensor, targets: Tensor, stop: bool) -> bytes:
     """What a worker does: the outcomes of some of the calls."""
-    from joblib.externals import cloudpickle
-
-    outcomes = _call_all(cloudpickle.loads(job), decisions, targets, stop=stop)
+    outcomes = _call_all(pickle.loads(job), decisions, targets, stop=stop)
     sendable = [outcome.sendable() if isinstance(outcome, Fault) else outcome for outcome in outcomes]
-    return bytes(cloudpickle.dumps(sendable))
+    return _pickled(sendable)
+
+
+def _pickled(value: object) -> bytes:
+    """The value as loky sends it: by cloudpickle, so functions of no module are sent as they are."""
+    from joblib.externals.loky.backend.reduction import dumps
+
+    return bytes(dumps(value))
 
 
 class _Workers:
@@ -318,13 +322,11 @@ class _Workers:
     """
 
     def __init__(self, calling: Calling, call: Call, decisions: Tensor, targets: Tensor) -> None:
-        from joblib.externals import cloudpickle
-
         self.calling, self.call, self.decisions, self.targets = calling, call, decisions, targets
         self.found: dict[int, Outcome] = {}
         self.first = len(decisions)  # the first fault, if it is an error
         try:
-            self.job = bytes(cloudpickle.dumps(call))
+            self.job = _pickled(call)
         except Exception as error:
             raise TypeError(
                 f"needed a function that can be sent to worker processes, got {type(error).__name__} from pickling "
@@ -337,9 +339,10 @@ class _Workers:
         size = max(1, min(64, math.ceil(calls / (4 * workers))))
         waiting = deque(range(start, min(start + size, calls)) for start in range(0, calls, size))
         while waiting and not self._vain(waiting[0].start):
-            for suspect in self._work(waiting):
-                if not self._vain(suspect) and self._work(deque([range(suspect, suspect + 1)])):
-                    self._note(suspect, self._lost())
+            suspects = self._work(waiting)
+            for call in suspects:
+                if not self._vain(call) and (len(suspects) == 1 or self._work(deque([range(call, call + 1)]))):
+                    self._note(call, self._lost())
         return [self.found[call] for call in range(min(calls, self.first + 1))]
 
     def _note(self, call: int, outcome: Outcome) -> None:
@@ -384,15 +387,13 @@ class _Workers:
         return future
 
     def _collect(self, flying: "dict[Future[bytes], range]") -> None:
-        from joblib.externals import cloudpickle
-
         limit = self.calling.timeout
         longest = max(map(len, flying.values()))
         done, _ = wait(flying, None if limit is None else _START + longest * (2 * limit + 1), FIRST_COMPLETED)
         if not done:
             raise BrokenExecutor
         for future in done:
-            outcomes = cloudpickle.loads(future.result())
+            outcomes = pickle.loads(future.result())
             for call, outcome in zip(flying.pop(future), outcomes, strict=False):  # fewer where a fault stopped them
                 self._note(call, outcome)
 
