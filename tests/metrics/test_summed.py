@@ -107,10 +107,8 @@ def test_padding_is_taken_out_of_sentences_and_marked_in_images() -> None:
 
     accuracy = SummedMetric(marked, lambda hits, pixels: hits / pixels, undefined=0.0, row_axes=2, ignore_index=-100)
     kept = (target != -100).expand(DECISION.shape)
-    hits = (DECISION == target) & kept
-    torch.testing.assert_close(
-        accuracy(DECISION, target), hits.sum((1, 2, 3)).double() / kept.sum((1, 2, 3)).double()
-    )
+    hits = (target == DECISION) & kept
+    torch.testing.assert_close(accuracy(DECISION, target), hits.sum((1, 2, 3)).double() / kept.sum((1, 2, 3)).double())
 
 
 def test_its_policy_gradient_is_that_of_the_expectation() -> None:
@@ -123,14 +121,13 @@ def test_its_policy_gradient_is_that_of_the_expectation() -> None:
     def probabilities(logits: Tensor) -> Tensor:
         return torch.where(every, torch.sigmoid(logits), torch.sigmoid(-logits)).prod(-1).prod(-1)
 
-    at = logits.clone().requires_grad_()
-    (probabilities(at) @ rewards).backward()
+    (exact,) = torch.autograd.grad(probabilities(at := logits.clone().requires_grad_()) @ rewards, at)
     criterion = MetricLoss(SPAN_F1, score_function(draws=4096), generator=torch.Generator().manual_seed(0))
     loss = criterion(estimated := logits.clone().requires_grad_(), target)
-    loss.backward()
+    (gradient,) = torch.autograd.grad(loss, estimated)
     assert loss.ndim == 0
     assert abs(1 - loss.item() - (probabilities(logits) @ rewards).item()) < 0.03
-    assert (estimated.grad + at.grad).abs().max() < 0.02  # 4096 draws, standard error below 0.005
+    assert (gradient + exact).abs().max() < 0.02  # 4096 draws, standard error below 0.005
 
 
 def test_a_scorer_takes_it_and_no_weights() -> None:
@@ -204,7 +201,7 @@ def test_bad_arguments_are_refused() -> None:
         SummedMetric(span_counts, "f1", undefined=1.0)
     with pytest.raises(ValueError, match="finite undefined"):
         SummedMetric(span_counts, f1_of_sums, undefined=math.nan)
-    with pytest.raises(TypeError, match="a tuple of statistics, got 0.0"):
+    with pytest.raises(TypeError, match=r"a tuple of statistics, got 0\.0"):
         SummedMetric(span_counts, f1_of_sums, undefined=1.0, on_error=0.0)
     with pytest.raises(ValueError, match="needed at least one axis"):
         SummedMetric(span_counts, f1_of_sums, undefined=1.0, row_axes=0)
