@@ -24,6 +24,7 @@ from rlgrad.estimators.relaxation import REBAR as REBAR
 from rlgrad.estimators.relaxation import RELAX as RELAX
 from rlgrad.estimators.relaxation import muprop as muprop
 from rlgrad.estimators.score_function import score_function as score_function
+from rlgrad.estimators.second_order import second_order as second_order
 from rlgrad.estimators.surrogate import Estimator as Estimator
 from rlgrad.estimators.without_replacement import inclusion_weighted as inclusion_weighted
 from rlgrad.estimators.without_replacement import unordered_set as unordered_set
