@@ -9,10 +9,11 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from rlgrad.checks import check_decision, check_rows, describe
-from rlgrad.metrics.calling import Calling, OnError, name_of
+from rlgrad.metrics.calling import Calling, OnError
 from rlgrad.metrics.counts import check_undefined, count_dtype, finite_gradient
 from rlgrad.metrics.items import JointItems, flat_items
 from rlgrad.metrics.opaque import OpaqueMetric, seeing
+from rlgrad.metrics.outcomes import name_of
 
 
 class SummedMetric(JointItems):
