@@ -13,6 +13,7 @@ from rlgrad.estimators.counterfactual import counterfactual as counterfactual
 from rlgrad.estimators.enumeration import enumeration as enumeration
 from rlgrad.estimators.enumeration import sum_and_sample as sum_and_sample
 from rlgrad.estimators.exact import exact as exact
+from rlgrad.estimators.exact import is_exact as is_exact
 from rlgrad.estimators.importance_weighted import importance_weighted as importance_weighted
 from rlgrad.estimators.names import ESTIMATORS as ESTIMATORS
 from rlgrad.estimators.names import as_estimator as as_estimator
@@ -23,6 +24,7 @@ from rlgrad.estimators.relaxation import REBAR as REBAR
 from rlgrad.estimators.relaxation import RELAX as RELAX
 from rlgrad.estimators.relaxation import muprop as muprop
 from rlgrad.estimators.score_function import score_function as score_function
+from rlgrad.estimators.second_order import second_order as second_order
 from rlgrad.estimators.surrogate import Estimator as Estimator
 from rlgrad.estimators.without_replacement import inclusion_weighted as inclusion_weighted
 from rlgrad.estimators.without_replacement import unordered_set as unordered_set

@@ -13,11 +13,13 @@ from rlgrad.estimators.exact import exact
 from rlgrad.estimators.perturbation import evolution_strategies, spsa
 from rlgrad.estimators.relaxation import REBAR, muprop
 from rlgrad.estimators.score_function import score_function
+from rlgrad.estimators.second_order import second_order
 from rlgrad.estimators.surrogate import Estimator
 from rlgrad.estimators.without_replacement import inclusion_weighted, unordered_set
 
 ESTIMATORS: dict[str, Callable[[], Estimator]] = {
     "exact": exact,
+    "second_order": second_order,
     "counterfactual": counterfactual,
     "score_function": score_function,
     "enumeration": enumeration,
