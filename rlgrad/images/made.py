@@ -131,4 +131,4 @@ def _photographed(light: Float[np.ndarray, "size size"], rng: np.random.Generato
     ground = gaussian_filter(rng.normal(size=light.shape), size / 6, mode="reflect")
     ground = 0.08 * ground / ground.std()
     seen = 0.3 + ground + gaussian_filter(light, rng.uniform(0.6, 1.4)) + rng.normal(scale=_NOISE, size=light.shape)
-    return seen.clip(0, 1).astype(np.float32)
+    return np.asarray(seen.clip(0, 1), dtype=np.float32)

@@ -106,12 +106,12 @@ def _opened(path: Path) -> "Image":
 
     try:
         with Image.open(path, formats=["PNG"]) as picture:
-            picture.load()
-            return picture
+            whole: Image.Image = picture.copy()
     except (FileNotFoundError, PermissionError):
         raise
     except Exception as error:  # whatever was wrong: the header, the compressed data, a checksum, the size
         raise ValueError(f"needed a PNG image, got {path} ({error}); write it anew") from error
+    return whole
 
 
 def _size(values: np.ndarray) -> str:
