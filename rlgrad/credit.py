@@ -214,22 +214,24 @@ def reward_to_go(reward: Float[Tensor, "draws *batch"], play: Play | None) -> Fl
 
     Example:
         >>> from rlgrad.metrics import mrr
-        >>> play = Play(
-        ...     PlackettLuce(torch.zeros(3)), torch.tensor([[2, 0, 1], [1, 0, 2]]), Scorer(mrr(), torch.eye(3)[0])
-        ... )
-        >>> reward_to_go(play.score(play.decision), play)  # the first choices were alike, and both found it next
-        tensor([[0., 0., 0.],
-                [0., 0., 0.]], dtype=torch.float64)
+        >>> score = Scorer(mrr(), torch.tensor([1, 0, 0]))
+        >>> play = Play(PlackettLuce(torch.zeros(3)), torch.tensor([[0, 1, 2], [1, 0, 2]]), score)
+        >>> reward_to_go(score(play.decision), play)
+        tensor([[ 0.5000, -0.5000,  0.0000],
+                [-0.5000,  0.5000,  0.0000]], dtype=torch.float64)
     """
     if play is None:
         raise ValueError("needed a play to find gains in, got none; pass Play(policy, decision, score)")
-    score = play.score
-    ranks = isinstance(score, Scorer) and isinstance(score.metric, RankingMetric)
-    if not ranks or not isinstance(play.policy, PlackettLuce):
+    score, policy = play.score, play.policy
+    if (
+        not isinstance(score, Scorer)
+        or not isinstance(score.metric, RankingMetric)
+        or not isinstance(policy, PlackettLuce)
+    ):
         got = score.metric if isinstance(score, Scorer) else score
         raise TypeError(
-            f"reward_to_go needed a PlackettLuce policy and a Scorer of a RankingMetric, got "
-            f"{type(play.policy).__name__} and {got!r}; use leave_one_out"
+            "reward_to_go needed a PlackettLuce policy and a Scorer of a RankingMetric, got "
+            f"{type(policy).__name__} and {got!r}; use leave_one_out"
         )
     gains = score.metric.gains_of(play.decision, score.target)
     return leave_one_out(gains.flip(-1).cumsum(-1).flip(-1))
