@@ -33,9 +33,10 @@ def average_precision() -> RankingMetric:
     return RankingMetric(gains, name="average precision")
 
 
+PROFIT = RankingMetric(lambda relevance: relevance - 0.5, name="profit")  # what is not relevant costs
 METRICS = {
     metric.name: metric
-    for metric in (ndcg(), ndcg(3), ndcg(2, gain="exponential"), mrr(), precision_at(3), average_precision())
+    for metric in (ndcg(), ndcg(3), ndcg(2, gain="exponential"), mrr(), precision_at(3), average_precision(), PROFIT)
 }
 
 
