@@ -20,6 +20,7 @@ FLOORS = {
     "tables": 4,
     "model": 4,
     "objective": 3,
+    "constrained": 3,
     "stochastic": 3,
     "surrogates": 3,
     "estimators": 2,

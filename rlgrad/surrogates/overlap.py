@@ -76,8 +76,8 @@ jaccard = soft(iou)
 def tversky(alpha: float, beta: float) -> soft:
     """The Tversky loss, 1 - E[tp] / (E[tp] + alpha E[fp] + beta E[fn]).
 
-    A false negative costs as much as beta / alpha false positives. It is ``soft(tversky_index(alpha, beta))``: alpha = beta = 1/2 is Dice, alpha = beta = 1 Jaccard. Of images:
-    ``soft(tversky_index(alpha, beta).over(2))``.
+    A false negative costs as much as beta / alpha false positives. It is ``soft(tversky_index(alpha, beta))``:
+    alpha = beta = 1/2 is Dice, alpha = beta = 1 Jaccard. Of images: ``soft(tversky_index(alpha, beta).over(2))``.
 
     Raises:
         ValueError: a weight is negative or not finite, or both are 0.
