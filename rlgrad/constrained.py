@@ -30,9 +30,10 @@ class Constrained(nn.Module):
     rate * (at_least - E[constraint]): it grows for as long as the constraint is violated, which turns the gradient
     towards it, and shrinks when there is slack (dual ascent). It is a buffer, so ``state_dict`` saves it.
 
-    What is held is the mean over batches of the metric of *random* decisions; the metric of the whole data by
-    ``logits > 0`` may differ. So ask for a little more than is needed, choose the epoch and the threshold by
-    ``subject_to``, and look at the result by ``met``.
+    What is held is the mean over batches of the metric of *random* decisions, on the training data. The most probable
+    decisions on other data differ: ask for a little more than is needed, let ``fit`` choose epoch and threshold by
+    ``subject_to``, with ``threshold="tuned"``, and look at the result by ``met`` on data that chose nothing. A higher
+    rate is there sooner, but overshoots.
 
     Args:
         objective: a metric, or a MetricLoss of one where the estimator is to be named.
