@@ -1,14 +1,15 @@
 """What commands have in common: names, the budget, a table as a problem; and the errors of a user."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 if TYPE_CHECKING:
     from rlgrad.metrics import CountMetric
     from rlgrad.study.comparison import Comparison
+    from rlgrad.study.segmentation import Segmentation
     from rlgrad.tables import Problem
 
 # The names stand here once more so that --help need not import torch; a test holds them to the dictionaries.
@@ -25,6 +26,11 @@ STEP_METHODS = (
     "surrogate-triangular, surrogate-boxcar, surrogate-straight_through, surrogate-straight_through_clipped, "
     "counterfactual, score_function, arm, disarm, muprop, rebar, relax, frozen"
 )
+SEGMENTATION_METRICS = "iou, corpus_iou, dice; miou, corpus_miou, mdice"  # of masks of yes and no; of classes
+SEGMENTATION_METHODS = (
+    "ce, ce-tuned, dice-tuned, ce_dice-tuned, dice, jaccard, tversky, focal, lovasz, ce_dice, score_function, "
+    "counterfactual, exact, ce+score_function, ce+counterfactual, ce+exact, ce_dice+exact"
+)
 MetricName = Annotated[str, tyro.conf.arg(metavar="NAME", help=f"What counts in the end, one of {METRICS}.")]
 MethodName = Annotated[
     str,
@@ -37,12 +43,15 @@ MethodNames = Annotated[
     tuple[str, ...],
     tyro.conf.arg(
         metavar="NAME ...",
-        help=f"Which methods, of {METHODS}; with --task steps, of {STEP_METHODS}.",
+        help=(
+            f"Which methods, of {METHODS}; with --task steps, of {STEP_METHODS}; with --task segmentation, of "
+            f"{SEGMENTATION_METHODS}, where ce_dice is a sum of two losses and + means that one comes after the other."
+        ),
         help_behavior_hint="(default: all)",
     ),
 ]
 Network = Literal["linear", "mlp"]
-Task = Literal["table", "steps"]
+Task = Literal["table", "steps", "segmentation"]
 
 
 class BadInput(ValueError):
@@ -73,9 +82,10 @@ def metric_named(name: str) -> "CountMetric":
 
 def methods_named(names: tuple[str, ...], task: Task = "table") -> list[str]:
     """The methods of a task that are named, each once; all for none."""
-    from rlgrad.study import methods, steps
+    from rlgrad.study import methods, segmentation, steps
 
-    known = [*steps.METHODS] if task == "steps" else [*methods.METHODS]
+    of_task = {"table": list(methods.METHODS), "steps": list(steps.METHODS), "segmentation": list(segmentation.METHODS)}
+    known = of_task[task]
     for name in names:
         check_name(name, known, "a method")
     return list(dict.fromkeys(names)) or known
@@ -111,3 +121,28 @@ def comparison_of(problem: "Problem", network: str, metric: "CountMetric", budge
     from rlgrad.study.methods import Budget as StudyBudget
 
     return Comparison(problem, network, metric, StudyBudget(**vars(budget)))
+
+
+def segmentation_of(
+    folder: Path | None, size: tuple[int, ...], metric: str | None, pictures: Path | None, budget: dict[str, Any]
+) -> "Segmentation":
+    """A folder of images as a setting, or generated images for none; those of several classes for a metric of such."""
+    from rlgrad.images import generated_problem, load_images
+    from rlgrad.study.segmentation import BUDGET, CLASS_METRICS, Segmentation, metric_named
+
+    if folder is None:
+        if size:
+            raise BadInput("needed a folder of images to bring to a size, got none; name it first")
+        problem = generated_problem("rare" if metric in CLASS_METRICS else "blobs")
+    else:
+        problem = load_images(folder, size=_both_sides(size))
+    named = metric_named(metric, len(problem.values))
+    setting = Segmentation(problem, named, replace(BUDGET, **budget), pictures)
+    problem.split(seed=0)  # what is wrong with the images would be wrong in every run
+    return setting
+
+
+def _both_sides(size: tuple[int, ...]) -> tuple[int, int] | None:
+    if len(size) > 2:
+        raise BadInput(f"needed a height and a width, or one number for both, got --size {' '.join(map(str, size))}")
+    return (size[0], size[-1]) if size else None

@@ -9,6 +9,8 @@ from rlgrad.estimators.antithetic import arm as arm
 from rlgrad.estimators.antithetic import disarm as disarm
 from rlgrad.estimators.biased import gumbel_softmax as gumbel_softmax
 from rlgrad.estimators.biased import straight_through as straight_through
+from rlgrad.estimators.blockwise import blockwise as blockwise
+from rlgrad.estimators.blockwise import tiles as tiles
 from rlgrad.estimators.counterfactual import counterfactual as counterfactual
 from rlgrad.estimators.enumeration import enumeration as enumeration
 from rlgrad.estimators.enumeration import sum_and_sample as sum_and_sample

@@ -7,6 +7,7 @@ from torch import nn
 
 from rlgrad.estimators.antithetic import arm, disarm
 from rlgrad.estimators.biased import gumbel_softmax, straight_through
+from rlgrad.estimators.blockwise import blockwise
 from rlgrad.estimators.counterfactual import counterfactual
 from rlgrad.estimators.enumeration import enumeration, sum_and_sample
 from rlgrad.estimators.exact import exact
@@ -21,6 +22,7 @@ ESTIMATORS: dict[str, Callable[[], Estimator]] = {
     "exact": exact,
     "second_order": second_order,
     "counterfactual": counterfactual,
+    "blockwise": blockwise,
     "score_function": score_function,
     "enumeration": enumeration,
     "sum_and_sample": sum_and_sample,

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rlgrad.checks import describe
-from rlgrad.metrics.calling import name_of
 from rlgrad.metrics.opaque import OpaqueMetric
+from rlgrad.metrics.outcomes import name_of
 
 
 def from_sklearn(function: Callable[..., Any], *, larger_is_better: bool) -> OpaqueMetric:

@@ -1,23 +1,15 @@
 """A user's function called for each draw and row: here or in worker processes, with a time limit, or with a penalty.
 
-A call ends in an outcome: the numbers that it gave, or the fault that kept it from giving any. Outcomes are collected
-first and judged afterwards, so that every way of calling tells of a fault in the same words. Nothing outlives a call
-of the metric but idle workers, and those not if one of them was lost.
+The outcomes of the calls are collected first and judged afterwards, so that every way of calling tells of a fault in
+the same words. Nothing outlives a call of the metric but idle workers, and those not if one of them was lost.
 """
 
-import faulthandler
 import math
-import os
-import reprlib
-import signal
-import traceback
+import pickle
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -25,114 +17,14 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from rlgrad.metrics.counts import count_dtype
+from rlgrad.metrics.outcomes import Call, Fault, Function, Outcome, Values, call_all, pickled
 
-Function: TypeAlias = Callable[..., Any]
-Values: TypeAlias = tuple[int | float, ...]
 OnError: TypeAlias = Literal["raise"] | int | float | Values
 
 _START = 60.0
 """Seconds that starting worker processes, with imports, may add to a time limit before they are given up."""
 
-
-def name_of(function: object) -> str:
-    """The function's own name, seen through ``functools.partial``."""
-    while isinstance(function, partial):
-        function = function.func
-    return str(getattr(function, "__name__", type(function).__name__))
-
-
-@dataclass(frozen=True)
-class Fault:
-    """Why a call gave no numbers, in two parts between which draw and row are named, with the original exception."""
-
-    kind: type[Exception]
-    before: str
-    after: str
-    cause: BaseException | None = None
-    trace: str = ""
-
-    def error(self, at: tuple[int, ...]) -> Exception:
-        """The error to raise; where the cause comes from another process, it shows the traceback there."""
-        error = self.kind(f"{self.before} at draw and row {at}{self.after}")
-        if self.cause is not None and self.trace:
-            self.cause.__cause__ = RuntimeError(f"in a worker process:\n{self.trace}")
-        error.__cause__ = self.cause
-        return error
-
-    def sendable(self) -> "Fault":
-        """The same for another process, where exceptions that cannot be sent arrive as their text."""
-        from joblib.externals import cloudpickle
-
-        if self.cause is None:
-            return self
-        trace = "".join(traceback.format_exception(self.cause))
-        try:
-            cloudpickle.loads(cloudpickle.dumps(self.cause))
-        except Exception:
-            return replace(self, cause=RuntimeError(f"{type(self.cause).__name__}: {self.cause}"), trace=trace)
-        return replace(self, trace=trace)
-
-
-Outcome: TypeAlias = Values | Fault
-
-
-@dataclass(frozen=True)
-class Call:
-    """One call of the function, and what came of it.
-
-    Args:
-        function: of one row's decision and target.
-        name: how messages call it.
-        several: it gives a tuple of numbers; otherwise one.
-        timeout: seconds, in a process where nothing else runs; None for no limit.
-    """
-
-    function: Function
-    name: str
-    several: bool = False
-    timeout: int | float | None = None
-
-    def __call__(self, decision: Shaped[Tensor, "*items"], target: Shaped[Tensor, "*items"]) -> Outcome:
-        """Finite numbers, or a fault."""
-        try:
-            with _time_limit(self.timeout):
-                result = self.function(decision, target)
-        except (Exception, SystemExit) as error:
-            return Fault(RuntimeError, f"{self.name} raised {type(error).__name__}", f": {error}", error)
-        try:
-            values = tuple(map(self._number, _listed(result))) if self.several else (self._number(result),)
-        except (TypeError, ValueError) as error:
-            needed, advice = ("a tuple of numbers", "floats") if self.several else ("a number", "one float")
-            return self._needed(needed, reprlib.repr(result), f"; return {advice}", error)
-        finite = all(map(math.isfinite, values))
-        return values if finite else self._needed(*self._not_finite(values))
-
-    def _needed(self, what: str, got: object, advice: str, cause: Exception | None = None) -> Fault:
-        return Fault(ValueError, f"needed {what} from {self.name}, got {got}", advice, cause)
-
-    def _not_finite(self, values: Values) -> tuple[str, object, str]:
-        if self.several:
-            return "finite statistics", values, "; leave 0/0 to the score"
-        return "a finite score", values[0], "; return the worst value instead"
-
-    def _number(self, result: object) -> float:
-        if isinstance(result, Tensor) and result.requires_grad:
-            warn_of_graph(self.name)
-            result = result.detach()
-        return float(result)  # type: ignore[arg-type]  # what is no number is caught by the caller
-
-
-def warn_of_graph(name: str) -> None:
-    """A black box gave a tensor that could be differentiated, which goes unused."""
-    warnings.warn(
-        f"{name} returned a score with a gradient, which a black box has no use for; it is taken as a number. "
-        "If what it holds is to learn, score by rlgrad.metrics.Downstream",
-        stacklevel=2,
-    )
-
-
-def _listed(result: Any) -> Any:
-    return list(result.unbind()) if isinstance(result, Tensor) else result
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 
 @dataclass(frozen=True)
@@ -212,7 +104,7 @@ class Calling:
         targets = target.detach().cpu().reshape(math.prod(target.shape[: target.ndim - item_axes]), *items)
         call = Call(function, name, several, self.timeout)
         if self.workers == 1 and self.timeout is None:
-            outcomes = _call_all(call, decisions, targets, stop=self.raises)
+            outcomes = call_all(call, decisions, targets, stop=self.raises)
         else:
             outcomes = _Workers(self, call, decisions, targets).outcomes()
         values = self.judge(outcomes, rows, name=name, several=several)
@@ -222,8 +114,8 @@ class Calling:
         self, outcomes: list[Outcome], rows: tuple[int, ...], *, name: str, several: bool
     ) -> Float[Tensor, "*rows values"]:
         """The numbers of all outcomes, with the penalty and one warning for faults, or the first fault's error."""
-        sizes = [len(outcome) for outcome in outcomes if not isinstance(outcome, Fault)]
-        size = len(self.penalty) or (1 if not several else max(sizes[:1], default=0))
+        sizes = (len(outcome) for outcome in outcomes if not isinstance(outcome, Fault))
+        size = len(self.penalty) or (next(sizes, 0) if several else 1)
         outcomes = [_of_size(outcome, size, name=name) for outcome in outcomes]
         faults = [(call, outcome) for call, outcome in enumerate(outcomes) if isinstance(outcome, Fault)]
         if faults:
@@ -257,57 +149,11 @@ def _position(call: int, rows: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(reversed(at))
 
 
-def _call_all(call: Call, decisions: Tensor, targets: Tensor, *, stop: bool) -> list[Outcome]:
-    """Outcomes of the calls in order, up to the first fault where that stops them; targets repeat for each draw."""
-    outcomes: list[Outcome] = []
-    for index, decision in enumerate(decisions):
-        outcomes.append(call(decision.clone(), targets[index % len(targets)].clone()))
-        if stop and isinstance(outcomes[-1], Fault):
-            break
-    return outcomes
-
-
-@contextmanager
-def _time_limit(seconds: int | float | None) -> Iterator[None]:
-    """Raise TimeoutError in the code within after so many seconds; end the process if that does not end the code.
-
-    The alarm reaches Python code alone. The watchdog is a thread that needs no interpreter lock, so it also ends a
-    process that hangs in C code; it waits a little longer, since a process costs more to replace than a call.
-    """
-    if seconds is None:
-        yield
-        return
-    with open(os.devnull, "w") as nowhere:
-        faulthandler.dump_traceback_later(2 * seconds + 1, exit=True, file=nowhere)
-        try:
-            _set_alarm(seconds)
-            yield
-        finally:
-            try:
-                _set_alarm(0)
-            finally:
-                faulthandler.cancel_dump_traceback_later()
-
-
-def _set_alarm(seconds: float) -> None:
-    if not hasattr(signal, "SIGALRM"):  # as on Windows, where the watchdog is the only limit
-        return
-
-    def late(number: int, frame: object) -> None:
-        raise TimeoutError("no answer in time; raise timeout if it needs longer")
-
-    if seconds:
-        signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-
-
 def _share(job: bytes, decisions: Tensor, targets: Tensor, stop: bool) -> bytes:
     """What a worker does: the outcomes of some of the calls."""
-    from joblib.externals import cloudpickle
-
-    outcomes = _call_all(cloudpickle.loads(job), decisions, targets, stop=stop)
+    outcomes = call_all(pickle.loads(job), decisions, targets, stop=stop)
     sendable = [outcome.sendable() if isinstance(outcome, Fault) else outcome for outcome in outcomes]
-    return bytes(cloudpickle.dumps(sendable))
+    return pickled(sendable)
 
 
 class _Workers:
@@ -318,13 +164,11 @@ class _Workers:
     """
 
     def __init__(self, calling: Calling, call: Call, decisions: Tensor, targets: Tensor) -> None:
-        from joblib.externals import cloudpickle
-
         self.calling, self.call, self.decisions, self.targets = calling, call, decisions, targets
         self.found: dict[int, Outcome] = {}
         self.first = len(decisions)  # the first fault, if it is an error
         try:
-            self.job = bytes(cloudpickle.dumps(call))
+            self.job = pickled(call)
         except Exception as error:
             raise TypeError(
                 f"needed a function that can be sent to worker processes, got {type(error).__name__} from pickling "
@@ -337,9 +181,10 @@ class _Workers:
         size = max(1, min(64, math.ceil(calls / (4 * workers))))
         waiting = deque(range(start, min(start + size, calls)) for start in range(0, calls, size))
         while waiting and not self._vain(waiting[0].start):
-            for suspect in self._work(waiting):
-                if not self._vain(suspect) and self._work(deque([range(suspect, suspect + 1)])):
-                    self._note(suspect, self._lost())
+            suspects = self._work(waiting)
+            for call in suspects:
+                if not self._vain(call) and (len(suspects) == 1 or self._work(deque([range(call, call + 1)]))):
+                    self._note(call, self._lost())
         return [self.found[call] for call in range(min(calls, self.first + 1))]
 
     def _note(self, call: int, outcome: Outcome) -> None:
@@ -384,17 +229,12 @@ class _Workers:
         return future
 
     def _collect(self, flying: "dict[Future[bytes], range]") -> None:
-        from joblib.externals import cloudpickle
-
         limit = self.calling.timeout
         longest = max(map(len, flying.values()))
         done, _ = wait(flying, None if limit is None else _START + longest * (2 * limit + 1), FIRST_COMPLETED)
         if not done:
             raise BrokenExecutor
         for future in done:
-            outcomes = cloudpickle.loads(future.result())
+            outcomes = pickle.loads(future.result())
             for call, outcome in zip(flying.pop(future), outcomes, strict=False):  # fewer where a fault stopped them
                 self._note(call, outcome)
-
-
-_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")

@@ -11,9 +11,10 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from rlgrad.checks import check_decision, check_rows, describe, first_index
-from rlgrad.metrics.calling import Calling, OnError, name_of, warn_of_graph
+from rlgrad.metrics.calling import Calling, OnError
 from rlgrad.metrics.counts import count_dtype
 from rlgrad.metrics.items import JointItems, flat_items
+from rlgrad.metrics.outcomes import name_of, warn_of_graph
 
 
 class OpaqueMetric(JointItems):

@@ -1,5 +1,6 @@
 """A formula of statistics summed over rows: corpus F1 of spans, BLEU, the panoptic quality of many images."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -8,10 +9,11 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from rlgrad.checks import check_decision, check_rows, describe
-from rlgrad.metrics.calling import Calling, OnError, name_of
+from rlgrad.metrics.calling import Calling, OnError
 from rlgrad.metrics.counts import check_undefined, count_dtype, finite_gradient
 from rlgrad.metrics.items import JointItems, flat_items
 from rlgrad.metrics.opaque import OpaqueMetric, seeing
+from rlgrad.metrics.outcomes import name_of
 
 
 class SummedMetric(JointItems):
@@ -80,6 +82,7 @@ class SummedMetric(JointItems):
         self.name = name or name_of(score)
         self.ignore_index = ignore_index
         self.how = Calling(workers=workers, timeout=timeout, on_error=on_error)
+        self.rest: Tensor | None = None
 
     def __repr__(self) -> str:
         return f"SummedMetric({self.name}, undefined={self.undefined:g}, row_axes={self.row_axes})"
@@ -96,6 +99,12 @@ class SummedMetric(JointItems):
                 "set row_axes, or use apart() to score rows by themselves"
             )
         return self
+
+    def offset(self, rest: Float[Tensor, " statistics"]) -> "SummedMetric":
+        """The same metric of these rows and of others whose statistics have been summed: ``score(sums + rest)``."""
+        other = copy.copy(self)
+        other.rest = rest
+        return other
 
     def apart(self) -> OpaqueMetric:
         """The same score of each row by itself."""
@@ -156,7 +165,8 @@ class SummedMetric(JointItems):
         rows = sums.shape[:-1]
         if sums.shape[-1] == 0:  # no row has told how many statistics there are
             return torch.full(rows, self.undefined, dtype=count_dtype(sums.device), device=sums.device)
-        value = self._evaluate(finite_gradient(sums.to(count_dtype(sums.device))).unbind(-1))
+        counted = finite_gradient(sums.to(count_dtype(sums.device)))
+        value = self._evaluate((counted if self.rest is None else counted + self.rest).unbind(-1))
         return torch.where(torch.isfinite(value), value, self.undefined)
 
     def _evaluate(self, sums: tuple[Tensor, ...]) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rlgrad import credit, policies
 from rlgrad.credit import Credit, MovingAverage, Play
-from rlgrad.estimators import Estimator, counterfactual, exact, score_function
+from rlgrad.estimators import Estimator, blockwise, counterfactual, exact, score_function
 from rlgrad.metrics import CountMetric, Metric, OpaqueMetric, Score, Scorer, f1
 from rlgrad.policies import Bernoulli, Categorical, Policy
 from rlgrad.surrogates import soft
@@ -64,6 +64,8 @@ UNBIASED = {
     "counterfactual credit, 2 draws": of_score(lambda: credit.counterfactual, 2),
     "counterfactual": Case(lambda: counterfactual(draws=1), 1),
     "counterfactual, 2 draws": Case(lambda: counterfactual(draws=2), 2),
+    "blockwise, pairs": Case(lambda: blockwise(draws=2, blocks=2), 2),
+    "blockwise, single": Case(lambda: blockwise(draws=2, blocks=1), 2),
     "exact": Case(exact, 0),
 }
 
@@ -88,7 +90,7 @@ def test_unbiased_with_three_draws() -> None:
     "name", ["counterfactual, 2 draws", "leave one out, 2 draws", "counterfactual credit, 2 draws"]
 )
 def test_unbiased_across_slices(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(policies, "_SLICE", 1)  # a slice for each draw
+    monkeypatch.setattr(policies.shared, "_SLICE", 1)  # a slice for each draw
     assert not bias(UNBIASED[name], of_metric(profit))
 
 
@@ -293,7 +295,7 @@ def test_many_draws_are_streamed_with_the_same_result(monkeypatch: pytest.Monkey
     decision = torch.rand(50, 3, 4, generator=torch.Generator().manual_seed(0)) < 0.5
     results = []
     for at_once in (1 << 22, 13, 30, 1):
-        monkeypatch.setattr(policies, "_SLICE", at_once)
+        monkeypatch.setattr(policies.shared, "_SLICE", at_once)
         logits = torch.linspace(-2, 2, 12, dtype=torch.float64).reshape(3, 4).requires_grad_()
         policy = ListedBernoulli(logits, decision)
         value = counterfactual(draws=50)(policy, Scorer(f1, TARGET.expand(3, 4)))
