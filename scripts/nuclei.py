@@ -3,9 +3,9 @@
     python scripts/nuclei.py nuclei256_public.npz --folder nuclei --out docs/nuclei.md
 
 The file holds images (images, height, width) as uint8 and masks of 0 and 1 under the names "image" and "mask". They are
-halved in size and written as PNG files to --folder, so that ``rlgrad compare --task segmentation nuclei`` makes the same
-runs. Records stay in --records, and a second start makes only what is missing. Page and picture are written from what is
-kept there.
+halved in size and written as PNG files to --folder, so that ``rlgrad compare --task segmentation nuclei`` makes the
+same runs. Records stay in --records, and a second start makes only what is missing. Page and picture are written from
+what is kept there.
 """
 
 import argparse
@@ -40,10 +40,10 @@ metric itself by policy gradient. A plus means that one comes after the other, w
 `ce+exact` starts from the cross-entropy solution. Methods decide at probability 1/2; those that are "-tuned" by one
 threshold for all images, the best on the validation images.
 
-The network is a U-Net of {weights} weights. Every method has the same budget ({budget}) and keeps the epoch that is best
-on the validation images by the metric under its own decision rule. A quarter of the images is held out to test on and a
-fifth of the others to validate on; the learning rate is one for all and tuned for none. Seconds are of one thread on a
-shared machine.
+The network is a U-Net of {weights} weights. Every method has the same budget ({budget}) and keeps the epoch that is
+best on the validation images by the metric under its own decision rule. A quarter of the images is held out to test on
+and a fifth of the others to validate on; the learning rate is one for all and tuned for none. Seconds are of one thread
+on a shared machine.
 
 An interval in the table stands by itself; the sentence above it allows for all comparisons at once. Both allow for the
 images that the seeds share (Nadeau and Bengio 2003), so few seeds can show large effects only.

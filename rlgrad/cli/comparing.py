@@ -88,18 +88,14 @@ class Compare:
     """The file has no line of names: its columns are 0, 1, 2, ..."""
     workers: int = -1
     """Processes, of one thread each; -1 for one a processor core."""
-    epochs: Annotated[
-        int | None, _left_to_the_task("INT", "100, with --task steps 60, with --task segmentation 20")
-    ] = None
+    epochs: Annotated[int | None, _left_to_the_task("INT", "100, with --task steps 60, of images 20")] = None
     """Passes over the training rows or images, for steps all, else at most; half of them on each stage where a method
     has two."""
     lr: Annotated[float | None, _left_to_the_task("FLOAT", "0.01, with --task steps 0.003")] = None
     """Learning rate of Adam."""
     patience: Annotated[int | None, _left_to_the_task("INT", "20")] = None
     """Not for steps: end a stage after this many epochs without a better validation metric."""
-    batch_size: Annotated[
-        int | None, _left_to_the_task("INT", "256, with --task steps 64, with --task segmentation 8")
-    ] = None
+    batch_size: Annotated[int | None, _left_to_the_task("INT", "256, with --task steps 64, of images 8")] = None
     """Rows or images a batch."""
 
     def run(self) -> int:
