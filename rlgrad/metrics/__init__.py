@@ -37,6 +37,10 @@ from rlgrad.metrics.families import cost_matrix as cost_matrix
 from rlgrad.metrics.families import tversky_index as tversky_index
 from rlgrad.metrics.items import flat_items as flat_items
 from rlgrad.metrics.opaque import OpaqueMetric as OpaqueMetric
+from rlgrad.metrics.ranking import RankingMetric as RankingMetric
+from rlgrad.metrics.ranking import mrr as mrr
+from rlgrad.metrics.ranking import ndcg as ndcg
+from rlgrad.metrics.ranking import precision_at as precision_at
 from rlgrad.metrics.scorer import Differentiable as Differentiable
 from rlgrad.metrics.scorer import Downstream as Downstream
 from rlgrad.metrics.scorer import Metric as Metric
