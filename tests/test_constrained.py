@@ -166,7 +166,9 @@ def test_training_meets_the_constraint_on_held_out_data() -> None:
     assert report.value > 0.4  # and yet something is found
     assert criterion.multiplier > 0  # the constraint binds,
     seen = linear_data(0, 1500)
-    assert 1 - criterion.constraint.forward(model(seen[0]), seen[1]).item() == pytest.approx(0.93, abs=0.01)  # so it holds exactly
+    assert 1 - criterion.constraint.forward(model(seen[0]), seen[1]).item() == pytest.approx(
+        0.93, abs=0.01
+    )  # so it holds exactly
     assert evaluate(trained(MetricLoss(recall), 60), (x, y), precision).value < 0.5  # which recall alone does not bring
 
 

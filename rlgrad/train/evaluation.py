@@ -22,7 +22,7 @@ class Evaluation:
     Args:
         value: the metric, averaged over rows where rows are scored apart.
         threshold: decisions were ``logits > threshold``.
-        counts: confusion counts of all decisions together; None where decisions are not yes or no.
+        counts: confusion counts of all decisions together; None where decisions, or the target, are not yes or no.
     """
 
     value: float
@@ -76,8 +76,8 @@ def judge(logits: Tensor, target: Tensor, metric: Metric, threshold: float, poli
     decision = policy(logits - threshold).mode if threshold else policy(logits).mode
     value = float(metric(decision, target).mean())
     counts = None
-    if policy is Bernoulli:
-        true, kept = split_ignored(target, metric.ignore_index)
+    true, kept = split_ignored(target, metric.ignore_index)
+    if policy is Bernoulli and ((true == 0) | (true == 1)).all():  # what a black box judges by may be anything
         counts = hard_counts(decision.flatten(), true.flatten(), None if kept is None else kept.flatten())
     return Evaluation(value, threshold, counts)
 
