@@ -74,10 +74,10 @@ class ImageProblem:
     def summary(self) -> str:
         """How many images there are, their size, and how they came by it."""
         height, width = self.size
-        changed = [f"{self.cropped} cropped", f"{self.padded} padded"] if self.cropped or self.padded else ["as they were"]
+        fitted = f"{self.cropped} cropped, {self.padded} padded" if self.cropped or self.padded else "as they were"
         classes = "yes or no" if self.binary else f"{len(self.values)} classes"
         what = "colour" if self.x.shape[1] == 3 else "grey"
-        return f"{len(self.y)} {what} images of {height} x {width} ({', '.join(changed)}), {classes} a pixel"
+        return f"{len(self.y)} {what} images of {height} x {width} ({fitted}), {classes} a pixel"
 
     def split(self, *, seed: int, test: float = 0.25, validation: float = 0.2) -> ImageParts:
         """Cut the images into train, validation and test, equal images together, and normalise each channel.
@@ -150,7 +150,9 @@ def generated_problem(kind: Kind = "blobs", *, images: int = 160, size: int = 64
     """
     made = generated(kind, n=images, size=size, seed=seed)
     pairs = zip(made.images, made.masks, strict=True)
-    return problem_of([Pair(f"{at:04d}", image, mask) for at, (image, mask) in enumerate(pairs)], name=f"generated {kind}")
+    return problem_of(
+        [Pair(f"{at:04d}", image, mask) for at, (image, mask) in enumerate(pairs)], name=f"generated {kind}"
+    )
 
 
 def problem_of(pairs: Sequence[Pair], *, name: str, size: Size | None = None) -> ImageProblem:
