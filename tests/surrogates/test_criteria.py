@@ -8,12 +8,11 @@ import pytest
 import torch
 from monai.losses.dice import DiceLoss
 from monai.losses.focal_loss import FocalLoss
-from scipy import stats
 from sklearn.metrics import f1_score, log_loss
 from torch import Tensor, nn
 
 from rlgrad.metrics import CATALOGUE, CountMetric, OpaqueMetric, f1, iou, mcc
-from rlgrad.surrogates import Criterion, bce, best_threshold, focal, lovasz, soft, weighted_bce
+from rlgrad.surrogates import Criterion, bce, focal, lovasz, soft, weighted_bce
 
 LOGITS = 2 * torch.randn(3, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 TARGET = torch.rand(3, 6, generator=torch.Generator().manual_seed(1)) < 0.4
