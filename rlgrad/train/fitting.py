@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from rlgrad.checks import describe
-from rlgrad.metrics import CountMetric, Metric, as_metric
+from rlgrad.constrained import Constrained
+from rlgrad.metrics import CountMetric, LabelMetric, Metric, as_metric
 from rlgrad.objective import MetricLoss, PolicyType, usual_policy
 from rlgrad.policies import Bernoulli, kl_divergence
 from rlgrad.stochastic import ExpectedLoss
@@ -53,7 +54,7 @@ def fit(
         validation: likewise.
         metric: what counts in the end, larger is better: a CountMetric, or a function of one row's (decision, target).
         threshold: decisions are ``logits > threshold``; "tuned" sets it after every epoch to the best on the
-            validation data.
+            validation data, for the mean over rows where rows are scored apart.
         policy: Bernoulli, or Categorical for logits with an axis of classes; by default the metric's own, see
             ``MetricLoss``.
         batch_size: rows a batch, where the data are tensors.
@@ -162,7 +163,7 @@ class _Run:
         logits, target = predict(step.model, self.validation.in_order(4096), self.policy)
         threshold = self.threshold
         if threshold == "tuned":
-            assert isinstance(self.metric, CountMetric)
+            assert isinstance(self.metric, CountMetric | LabelMetric)
             threshold, _ = best_threshold(self.metric, logits, target)
         validation = judge(logits, target, self.metric, threshold, self.policy)
         logits, target = predict(step.model, self.train.in_order(4096), self.policy)
@@ -193,7 +194,7 @@ class _Step:
         if isinstance(stage.criterion, nn.Module):
             stage.criterion.to(run.fabric.device)
         if isinstance(
-            stage.criterion, MetricLoss | ExpectedLoss
+            stage.criterion, MetricLoss | Constrained | ExpectedLoss
         ):  # baselines and control variates learn with the policy
             known = set(map(id, parameters))
             parameters += [each for each in stage.criterion.parameters() if id(each) not in known]
@@ -278,7 +279,7 @@ def _check_arguments(
     number = isinstance(threshold, float | int) and not isinstance(threshold, bool) and math.isfinite(threshold)
     if not number and threshold != "tuned":
         raise ValueError(f'needed a finite number in logits or "tuned" as threshold, got {threshold!r}')
-    if threshold == "tuned" and not isinstance(metric, CountMetric):
+    if threshold == "tuned" and not isinstance(metric, CountMetric | LabelMetric):
         raise TypeError(f"needed a CountMetric to tune a threshold for, got {metric!r}; give the threshold as a number")
     if policy is not Bernoulli and threshold != 0:
         raise ValueError(f"needed threshold 0 for a {policy.__name__} policy, got {threshold}")
