@@ -66,6 +66,7 @@ def test_every_pixel_sees_its_neighbours_and_every_weight_learns(generator: torc
     network = build_unet(1, 3, seed=0)
     x = torch.rand(1, 1, 32, 32, generator=generator).requires_grad_()
     network(x)[0, 16, 16].sum().backward()
+    assert x.grad is not None
     assert (x.grad[0, 0, 10:22, 10:22] != 0).all()
     assert all((weights.grad != 0).any() for weights in network.parameters())
 

@@ -1,4 +1,4 @@
-"""The picture of predictions: every pixel in the colour of what was decided, every method named, files that are whole."""
+"""The picture of predictions: every pixel in the colour of what was decided, every method named, whole files."""
 
 from pathlib import Path
 

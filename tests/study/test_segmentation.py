@@ -73,9 +73,7 @@ def test_the_catalogue_is_left_as_it_was() -> None:
 
 
 def test_metrics_of_the_other_kind_are_refused() -> None:
-    with pytest.raises(
-        ValueError, match="needed a metric of masks of 3 classes, got 'iou'; there are miou, corpus_miou"
-    ):
+    with pytest.raises(ValueError, match="needed a metric of masks of 3 classes, got 'iou'; there are miou, "):
         metric_named("iou", 3)
     with pytest.raises(ValueError, match="needed a metric of masks of yes and no, got 'miou'"):
         metric_named("miou", 2)
@@ -93,8 +91,10 @@ def test_padding_has_no_gradient_whatever_the_method(metric: str, generator: tor
         for stage in method(named, BUDGET, generator).stages:
             logits = torch.randn(shape, generator=generator).requires_grad_()
             stage.criterion(logits, target).backward()
-            assert (logits.grad[target == PADDED] == 0).all(), name
-            assert (logits.grad[target != PADDED] != 0).float().mean() > 0.5, name
+            gradient = logits.grad
+            assert gradient is not None
+            assert (gradient[target == PADDED] == 0).all(), name
+            assert (gradient[target != PADDED] != 0).float().mean() > 0.5, name
 
 
 def test_flips_are_of_images_and_masks_alike_and_the_same_for_every_method(padded: ImageProblem) -> None:
