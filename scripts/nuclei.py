@@ -107,7 +107,7 @@ def introduction(setting: Segmentation, arguments: argparse.Namespace) -> str:
     chosen = "" if arguments.methods == list(METHODS) else f" --methods {' '.join(arguments.methods)}"
     epochs = "" if arguments.epochs == BUDGET.epochs else f" --epochs {arguments.epochs}"
     options = f"--metric {arguments.metric} --seeds {arguments.seeds}{epochs}{chosen}"
-    return INTRODUCTION.format(
+    text = INTRODUCTION.format(
         summary=setting.problem.summary,
         fingerprint=setting.problem.fingerprint[:16],
         foreground=(setting.problem.y == 1).mean(),
@@ -119,6 +119,8 @@ def introduction(setting: Segmentation, arguments: argparse.Namespace) -> str:
         weights=f"{sum(weights.numel() for weights in UNet(1).parameters()):,}".replace(",", " "),
         budget=budget,
     )
+    paragraphs = [part if part.startswith(" ") else fill(part, width=120) for part in text.split("\n\n")]
+    return "\n\n".join(paragraphs) + "\n"
 
 
 def section(setting: Segmentation, records: list[Record], methods: list[str]) -> str:

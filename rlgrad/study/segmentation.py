@@ -403,7 +403,7 @@ def _write_shown(shown: Shown, path: Path) -> None:
 
 def _read_shown(path: Path) -> Shown:
     try:
-        with np.load(path, allow_pickle=False) as found:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
             return Shown(**{name: found[name] for name in Shown._fields})
     except Exception as error:  # whatever was wrong: the zip file, a name, an array
         raise ValueError(f"needed decisions kept by rlgrad compare, got {path} ({error}); remove it") from error

@@ -96,7 +96,15 @@ def test_compare_classes_in_colour(streets: Path, capsys: pytest.CaptureFixture[
 
 
 def test_the_options_are_those_of_the_runs(cells: Path) -> None:
-    options = ["--lr=0.25", "--batch-size=7", "--patience=3", "--metric=dice", "--seeds=1", "--methods=ce"]
+    options = [
+        "--lr=0.25",
+        "--batch-size=7",
+        "--patience=3",
+        "--metric=dice",
+        "--seeds=1",
+        "--workers=1",
+        "--methods=ce",
+    ]
     assert main(["compare", *QUICK, str(cells), *options]) == 0
     (line,) = lines()
     assert line["metric"] == "dice"
