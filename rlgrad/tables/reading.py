@@ -159,10 +159,8 @@ def _arff_attributes(header: list[str], path: Path) -> dict[str, tuple[str, ...]
         _, meta = arff.loadarff(io.StringIO("\n".join(header) + "\n"))
     except (ValueError, LookupError, NotImplementedError, StopIteration, arff.ArffError) as error:
         raise ValueError(f"needed the header of an ARFF file in {path}, got: {error}; correct the file") from error
-    others = [
-        f"{name!r} of type {meta[name][0]}" for name in meta.names() if meta[name][0] not in ("numeric", "nominal")
-    ]
-    if others:
+    kinds = dict(zip(meta.names(), meta.types(), strict=True))
+    if others := [f"{name!r} of type {kind}" for name, kind in kinds.items() if kind not in ("numeric", "nominal")]:
         raise ValueError(f"needed numeric and nominal attributes in {path}, got {others[0]}; convert it, or drop it")
     return {name: meta[name][1] for name in meta.names()}
 
