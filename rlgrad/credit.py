@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
-from rlgrad.checks import as_binary, check_target, describe, first_index, values_visible
-from rlgrad.metrics import CountMetric, Score, Scorer
-from rlgrad.policies import Bernoulli, Policy, slices
+from rlgrad.checks import check_target, describe, first_index, values_visible
+from rlgrad.metrics import ConfusionMetric, CountMetric, Score, Scorer
+from rlgrad.policies import Bernoulli, Categorical, Policy, slices
 
 
 @dataclass(frozen=True)
@@ -197,9 +197,9 @@ def gain(
 ) -> Float[Tensor, "draws *logits"]:
     """What each single decision is worth, with all others as they are.
 
-    A scorer of a CountMetric knows: flipping one decision moves the counts by one, O(1) a decision. So does a score
-    with a method ``gain(decision)`` that returns this. Any other is asked: it scores items x (classes - 1) further
-    decisions for each draw.
+    A scorer of a CountMetric or a ConfusionMetric knows: changing one decision moves the counts by one, O(1) a
+    decision. So does a score with a method ``gain(decision)`` that returns this. Any other is asked: it scores
+    items x (classes - 1) further decisions for each draw.
 
     Args:
         policy: whose decisions they are.
@@ -215,8 +215,13 @@ def gain(
         ValueError: a reward, or what the score's own ``gain`` returns, is not finite or of another shape.
     """
     if isinstance(policy, Bernoulli) and isinstance(score, Scorer) and isinstance(score.metric, CountMetric):
-        metric, target = counted(policy, score, who="counterfactual")
-        return metric.gain(decision, target).detach()
+        metric, target, weight = counted(policy, score, who="counterfactual")
+        return metric.gain(decision, target, weight).detach()
+    if isinstance(policy, Categorical) and isinstance(score, Scorer) and isinstance(score.metric, ConfusionMetric):
+        check_classes(policy, score)
+        target, weight = score.metric.split(score.target, score.weight)
+        if weight is None or weight.dtype == torch.bool:
+            return score.metric.gain(decision, target, weight).detach()
     shape = decision.shape if isinstance(policy, Bernoulli) else (*decision.shape, policy.logits.shape[-1])
     if own := getattr(score, "gain", None):
         return checked(own(decision), shape, what="gains").detach()
@@ -253,7 +258,7 @@ def rewards_of(score: Score, decision: Shaped[Tensor, "draws *batch items"]) -> 
         TypeError: the scorer did not return a tensor.
         ValueError: the rewards have another shape, or one is not finite; draw and row are named.
     """
-    if isinstance(score, Scorer) and score.target.shape != decision.shape[1:]:
+    if isinstance(score, Scorer) and score.flat_target.shape != decision.shape[1:]:
         raise ValueError(
             f"needed a target of shape {tuple(decision.shape[1:])}, as the decisions have, got "
             f"{describe(score.target)}; nothing is broadcast"
@@ -285,8 +290,10 @@ def checked(reward: object, shape: tuple[int, ...], *, what: str) -> Float[Tenso
     return reward if reward.is_floating_point() else reward.to(torch.get_default_dtype())
 
 
-def counted(policy: Policy, score: Score, *, who: str) -> tuple[CountMetric, Bool[Tensor, "*batch items"]]:
-    """The metric and target of a scorer, where decisions are yes or no and the metric is a formula of their counts.
+def counted(
+    policy: Policy, score: Score, *, who: str
+) -> tuple[CountMetric, Bool[Tensor, "*batch items"], Shaped[Tensor, "*batch items"] | None]:
+    """The metric, truth and weights of a scorer, where decisions are yes or no and the metric is a formula of counts.
 
     Args:
         policy: must be Bernoulli.
@@ -305,5 +312,20 @@ def counted(policy: Policy, score: Score, *, who: str) -> tuple[CountMetric, Boo
             f"{who} needed a Scorer of a CountMetric, got {got}; write the metric as a formula of counts, "
             "or use score_function with leave_one_out"
         )
-    check_target(policy.logits, score.target)
-    return score.metric, as_binary(score.target, what="target")
+    true, weight = score.metric.split(score.target, score.weight)
+    check_target(policy.logits, true)
+    return score.metric, true, weight
+
+
+def check_classes(policy: Categorical, score: Scorer) -> None:
+    """A ConfusionMetric is of as many classes as the policy.
+
+    Raises:
+        ValueError: it is not.
+    """
+    assert isinstance(score.metric, ConfusionMetric)
+    if policy.logits.shape[-1] != score.metric.classes:
+        raise ValueError(
+            f"needed logits of {score.metric.classes} classes for {score.metric!r}, got {describe(policy.logits)}; "
+            "name the policy's number of classes"
+        )

@@ -8,9 +8,25 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from rlgrad.checks import check_generator, check_logits, check_rows_of_several, check_target
-from rlgrad.estimators import Estimator, as_estimator, exact, learning_credit, score_function
-from rlgrad.metrics import CountMetric, Metric, Scorer, as_metric
+from rlgrad.estimators import Estimator, as_estimator, counterfactual, exact, is_exact, learning_credit, score_function
+from rlgrad.metrics import ConfusionMetric, CountMetric, LabelMetric, Metric, Scorer, as_metric, flat_items
 from rlgrad.policies import Bernoulli, Categorical
+
+PolicyType = type[Bernoulli] | type[Categorical]
+
+
+def usual_policy(metric: Metric) -> PolicyType:
+    """The policy that decides what a metric scores: among classes, or yes and no."""
+    return Categorical if isinstance(metric, ConfusionMetric) else Bernoulli
+
+
+def usual_estimator(metric: Metric, policy: PolicyType) -> Estimator:
+    """The estimator with the least noise for a metric: without sampling, by single changes, or by whole rewards."""
+    if isinstance(metric, CountMetric | LabelMetric) and policy is Bernoulli:
+        return exact()
+    if isinstance(metric, ConfusionMetric) and policy is Categorical:
+        return exact() if is_exact(metric) else counterfactual()
+    return score_function()
 
 
 class MetricLoss(nn.Module):
@@ -23,20 +39,26 @@ class MetricLoss(nn.Module):
     probable ones, ``logits > 0``, which is what ``rlgrad.evaluate`` reports, is usually higher.
 
     ``items`` is the axis that is scored jointly: logits of shape ``(items,)`` give one metric for the whole minibatch,
-    logits ``(batch, items)`` one for each row. Flatten images: ``logits.flatten(1)``. The mean of the metrics of small
-    batches is not the metric of the whole: accumulating gradients, or averaging over ranks, does not enlarge a batch.
+    logits ``(batch, items)`` one for each row. Images ``(batch, H, W)`` are scored one by one by ``f1.over(2)``, all
+    together by ``f1.over(3)``. Items whose target is the metric's ``ignore_index`` have no gradient. The mean of the
+    metrics of small batches is not the metric of the whole: accumulating gradients, or averaging over ranks, does not
+    enlarge a batch.
 
     Args:
         metric: a CountMetric, or any function of one row's (decision, target) that returns a number.
-        estimator: "auto" takes "exact" for a CountMetric under a Bernoulli policy and "score_function" (leave-one-out,
-            16 draws) for all else; or a name, or an estimator such as ``counterfactual(draws=4)``, which is the one for
-            a formula of counts with a jump or a kink. ``rlgrad.estimators.ESTIMATORS`` holds the names.
-        policy: Bernoulli for logits ``*batch items``, Categorical for logits ``*batch items classes``.
+        estimator: "auto" takes "exact" where the counts have a known law (a CountMetric, and its averages over labels
+            and classes), "counterfactual" for any other formula of a confusion matrix, and "score_function"
+            (leave-one-out, 16 draws) for all else; or a name, or an estimator such as ``counterfactual(draws=4)``,
+            which is the one for a formula of counts with a jump or a kink. ``rlgrad.estimators.ESTIMATORS`` holds the
+            names.
+        policy: Bernoulli for logits ``*batch items``, Categorical for logits ``*batch items classes``; by default the
+            one that decides what the metric scores, Categorical for a ConfusionMetric and Bernoulli for all else.
         reduction: over rows: "mean", "sum" or "none".
         generator: source of randomness of the sampling estimators, on the logits' device.
 
     Shape:
-        logits ``*batch items``, target ``*batch items``; the loss is a scalar, or ``*batch`` without reduction.
+        logits ``*batch *items [classes]``, target ``*batch *items``; the loss is a scalar, or ``*batch`` without
+        reduction.
 
     Raises:
         TypeError: the metric or the estimator is nothing of the kind; a wrong dtype.
@@ -59,7 +81,7 @@ class MetricLoss(nn.Module):
         metric: Metric | Callable[..., object],
         estimator: str | Estimator = "auto",
         *,
-        policy: type[Bernoulli] | type[Categorical] = Bernoulli,
+        policy: PolicyType | None = None,
         reduction: Literal["mean", "sum", "none"] = "mean",
         generator: torch.Generator | None = None,
     ) -> None:
@@ -68,8 +90,10 @@ class MetricLoss(nn.Module):
             raise ValueError(f"needed reduction mean, sum or none, got {reduction!r}")
         check_generator(generator)
         self.metric = as_metric(metric)
-        self.policy = policy
-        self.estimator = self._usual() if estimator == "auto" else as_estimator(estimator, also="auto, ")
+        self.policy = usual_policy(self.metric) if policy is None else policy
+        self.estimator = (
+            usual_estimator(self.metric, self.policy) if estimator == "auto" else as_estimator(estimator, also="auto, ")
+        )
         self.credit = learning_credit(self.estimator)
         self.reduction = reduction
         self.generator = generator
@@ -78,9 +102,17 @@ class MetricLoss(nn.Module):
         """What the loss is made of, for ``repr``."""
         return f"{self.metric!r}, {self.estimator!r}, policy={self.policy.__name__}, reduction={self.reduction!r}"
 
-    def forward(self, logits: Float[Tensor, "..."], target: Shaped[Tensor, "*batch items"]) -> Float[Tensor, "*rows"]:
-        """1 - E[metric], reduced over rows."""
-        loss = self.of_rows(logits, target)
+    def forward(
+        self, logits: Float[Tensor, "..."], target: Shaped[Tensor, "..."], weight: Shaped[Tensor, "..."] | None = None
+    ) -> Float[Tensor, "*rows"]:
+        """1 - E[metric], reduced over rows.
+
+        Args:
+            logits: ``*batch *items``, or ``*batch *items classes``.
+            target: ``*batch *items``.
+            weight: ``*batch *items``, what each item counts for in a metric of counts; 1 by default.
+        """
+        loss = self.of_rows(logits, target, weight=weight)
         if self.reduction == "none":
             return loss
         # A batch without rows has no mean; it gives zero, attached to the graph, which distributed training needs.
@@ -89,22 +121,42 @@ class MetricLoss(nn.Module):
     def of_rows(
         self,
         logits: Float[Tensor, "..."],
-        target: Shaped[Tensor, "*batch items"],
+        target: Shaped[Tensor, "..."],
         *,
+        weight: Shaped[Tensor, "..."] | None = None,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "*batch"]:
         """1 - E[metric] of each row; without a generator of its own the loss takes the one that is given."""
-        self.check(logits, target)
+        logits = self.check(logits, target)
         generator = generator if self.generator is None else self.generator
-        return 1 - self.estimator(self.policy(logits), Scorer(self.metric, target), generator=generator)
+        if not isinstance(self.metric, LabelMetric):
+            return 1 - self._expected(self.metric, logits, target, weight, generator)
+        arrange, metric = self.metric.arrange, self.metric.metric
+        weights = None if weight is None else arrange(weight)
+        of_label = self._expected(metric, arrange(logits), arrange(target), weights, generator)
+        return 1 - self.metric.reduce(of_label, target, weight)
 
-    def check(self, logits: Float[Tensor, "..."], target: Shaped[Tensor, "*batch items"]) -> None:
-        """Refuse what is not logits and a target that fits them; see the class for the errors."""
+    def _expected(
+        self, metric: Metric, logits: Tensor, target: Tensor, weight: Tensor | None, generator: torch.Generator | None
+    ) -> Tensor:
+        classes = len(self.policy.axes) - 1
+        axes = metric.item_axes
+        flat = logits.flatten(-axes - classes, -1 - classes) if axes > 1 else logits
+        return self.estimator(self.policy(flat), Scorer(metric, target, weight), generator=generator)
+
+    def check(self, logits: Float[Tensor, "..."], target: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Refuse what is not logits and a target that fits them; see the class for the errors.
+
+        Returns:
+            The logits, constant where the target is ignored: there nothing has a gradient, and NaN does no harm.
+        """
         axes = len(self.policy.axes)
-        check_logits(logits, axes=axes)
         check_target(logits, target, axes=axes)
-        check_rows_of_several(target)
-
-    def _usual(self) -> Estimator:
-        by_formula = isinstance(self.metric, CountMetric) and self.policy is Bernoulli
-        return exact() if by_formula else score_function()
+        ignored = self.metric.ignore_index
+        if ignored is not None:
+            counts = target != ignored
+            logits = torch.where(counts if axes == 1 else counts[..., None], logits, 0.0)
+        check_logits(logits, axes=axes)
+        if not isinstance(self.metric, LabelMetric):
+            check_rows_of_several(flat_items(target, self.metric.item_axes))
+        return logits

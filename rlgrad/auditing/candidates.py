@@ -112,7 +112,7 @@ class CountingScorer(Scorer):
         tally: that counts.
     """
 
-    tally: Tally
+    tally: Tally = field(kw_only=True)
 
     def __call__(self, decision: Shaped[Tensor, "draws *batch items"]) -> Float[Tensor, "draws *batch"]:
         """Rewards of the decisions."""
@@ -233,7 +233,7 @@ class Batch:
         """One estimate of the gradient of the mean over rows of E[metric], of the logits' shape."""
         dtype = count_dtype(self.device) if wide else self.dtype
         leaf = self.logits.detach().to(dtype).requires_grad_()
-        score = self.score if tally is None else CountingScorer(self.metric, self.target, tally)
+        score = self.score if tally is None else CountingScorer(self.metric, self.target, tally=tally)
         value = estimator(self.policy(leaf), score, generator=generator)
         return uphill(value.mean() if isinstance(value, Tensor) else value, [leaf], "logits").view_as(leaf)
 

@@ -13,6 +13,7 @@ from rlgrad.estimators.counterfactual import counterfactual as counterfactual
 from rlgrad.estimators.enumeration import enumeration as enumeration
 from rlgrad.estimators.enumeration import sum_and_sample as sum_and_sample
 from rlgrad.estimators.exact import exact as exact
+from rlgrad.estimators.exact import is_exact as is_exact
 from rlgrad.estimators.importance_weighted import importance_weighted as importance_weighted
 from rlgrad.estimators.names import ESTIMATORS as ESTIMATORS
 from rlgrad.estimators.names import as_estimator as as_estimator

@@ -7,9 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rlgrad.checks import check_target
-from rlgrad.credit import checked
-from rlgrad.metrics import Differentiable, Downstream, OpaqueMetric, Score, Scorer
-from rlgrad.policies import Bernoulli, Policy
+from rlgrad.credit import check_classes, checked
+from rlgrad.metrics import ConfusionMetric, CountMetric, Differentiable, Downstream, Score, Scorer
+from rlgrad.policies import Bernoulli, Categorical, Policy
 
 
 @runtime_checkable
@@ -60,9 +60,9 @@ def per_logit(reward: Float[Tensor, "draws *batch"], policy: Policy) -> Float[Te
 
 
 def is_differentiable(score: Score) -> TypeGuard[Differentiable]:
-    """Whether the score is defined between the decisions too: Downstream, and a Scorer of a CountMetric."""
-    black_box = isinstance(score, Scorer) and isinstance(score.metric, OpaqueMetric)
-    return isinstance(score, Differentiable) and not black_box
+    """Whether the score is defined between the decisions too: Downstream, and a Scorer of a formula of counts."""
+    formula = not isinstance(score, Scorer) or isinstance(score.metric, CountMetric | ConfusionMetric)
+    return isinstance(score, Differentiable) and formula
 
 
 def relaxed_rewards(
@@ -82,12 +82,20 @@ def relaxed_rewards(
         )
     classes = None if isinstance(policy, Bernoulli) else policy.logits.shape[-1]
     if isinstance(score, Scorer):
-        if classes is not None:
-            raise TypeError(f"{who} needed a Bernoulli policy for {score.metric!r}, got Categorical; use Downstream")
-        check_target(policy.logits, score.target)
+        _check_scorer(score, policy, who)
     elif isinstance(score, Downstream) and score.classes != classes:
         raise ValueError(
             f"{who} needed Downstream(..., classes={classes}) for a {type(policy).__name__} policy, got "
             f"classes={score.classes}; name the policy's"
         )
     return checked(score.relaxed(decision), decision.shape[: policy.axes[0]], what="rewards")
+
+
+def _check_scorer(score: Scorer, policy: Policy, who: str) -> None:
+    of_classes = isinstance(score.metric, ConfusionMetric)
+    if of_classes != isinstance(policy, Categorical):
+        needed = "Categorical" if of_classes else "Bernoulli"
+        raise TypeError(f"{who} needed a {needed} policy for {score.metric!r}, got {type(policy).__name__}")
+    if isinstance(policy, Categorical):
+        check_classes(policy, score)
+    check_target(policy.logits, score.flat_target, axes=len(policy.axes))

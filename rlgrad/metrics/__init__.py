@@ -1,5 +1,14 @@
 """Decisions and a target in, a reward out."""
 
+from rlgrad.metrics.averages import ClassAverage as ClassAverage
+from rlgrad.metrics.averages import LabelMetric as LabelMetric
+from rlgrad.metrics.averages import class_accuracy as class_accuracy
+from rlgrad.metrics.averages import class_kappa as class_kappa
+from rlgrad.metrics.averages import class_mcc as class_mcc
+from rlgrad.metrics.averages import macro as macro
+from rlgrad.metrics.averages import mean_iou as mean_iou
+from rlgrad.metrics.averages import micro as micro
+from rlgrad.metrics.averages import weighted as weighted
 from rlgrad.metrics.catalogue import CATALOGUE as CATALOGUE
 from rlgrad.metrics.catalogue import accuracy as accuracy
 from rlgrad.metrics.catalogue import balanced_accuracy as balanced_accuracy
@@ -14,10 +23,14 @@ from rlgrad.metrics.catalogue import precision as precision
 from rlgrad.metrics.catalogue import recall as recall
 from rlgrad.metrics.catalogue import specificity as specificity
 from rlgrad.metrics.catalogue import youden_j as youden_j
+from rlgrad.metrics.confusion import ConfusionMetric as ConfusionMetric
+from rlgrad.metrics.confusion import expected_confusion as expected_confusion
+from rlgrad.metrics.confusion import hard_confusion as hard_confusion
 from rlgrad.metrics.counts import CountMetric as CountMetric
 from rlgrad.metrics.counts import Counts as Counts
 from rlgrad.metrics.counts import expected_counts as expected_counts
 from rlgrad.metrics.counts import hard_counts as hard_counts
+from rlgrad.metrics.items import flat_items as flat_items
 from rlgrad.metrics.opaque import OpaqueMetric as OpaqueMetric
 from rlgrad.metrics.scorer import Differentiable as Differentiable
 from rlgrad.metrics.scorer import Downstream as Downstream

@@ -1,5 +1,7 @@
 """A metric is a formula of tp, fp, fn, tn, written once; the hard, soft and counterfactual forms follow from it."""
 
+import copy
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -8,6 +10,7 @@ from jaxtyping import Bool, Float, Num, Shaped
 from torch import Tensor
 
 from rlgrad.checks import as_binary, check_decision, check_rows
+from rlgrad.metrics.items import JointItems, flat_items, split_ignored
 
 Formula = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
@@ -21,12 +24,15 @@ class Counts(NamedTuple):
     tn: Num[Tensor, "*rows"]
 
 
-def hard_counts(decision: Shaped[Tensor, "..."], target: Shaped[Tensor, "..."]) -> Counts:
+def hard_counts(
+    decision: Shaped[Tensor, "..."], target: Shaped[Tensor, "..."], weight: Shaped[Tensor, "..."] | None = None
+) -> Counts:
     """Count decisions against the target over ``items``, in int64 so that none is lost.
 
     Args:
         decision: ``*draws *batch items``, bool or 0/1 integers.
         target: ``*batch items``, 0 and 1 in any dtype.
+        weight: ``*batch items``, what each item counts for: a mask, or numbers, which are added up in float64.
 
     Returns:
         Counts of shape ``*draws *batch``.
@@ -43,23 +49,34 @@ def hard_counts(decision: Shaped[Tensor, "..."], target: Shaped[Tensor, "..."]) 
     check_decision(decision)
     check_rows(decision, target)
     chosen, true = as_binary(decision, what="decision"), as_binary(target, what="target")
-    tp = (chosen & true).sum(-1)
-    return _complete(tp, chosen.sum(-1), true.sum(-1), items=target.shape[-1])
+    if weight is None:
+        return _complete((chosen & true).sum(-1), chosen.sum(-1), true.sum(-1), items=target.shape[-1])
+    weight = weight if weight.dtype == torch.bool else weight.to(count_dtype(weight.device))
+    of_true = true * weight
+    return _complete((chosen * of_true).sum(-1), (chosen * weight).sum(-1), of_true.sum(-1), items=weight.sum(-1))
 
 
-def expected_counts(probs: Float[Tensor, "*batch items"], target: Shaped[Tensor, "*batch items"]) -> Counts:
+def expected_counts(
+    probs: Float[Tensor, "*batch items"],
+    target: Shaped[Tensor, "*batch items"],
+    weight: Shaped[Tensor, "*batch items"] | None = None,
+) -> Counts:
     """Counts of independent decisions in expectation: each decision counts with its probability.
 
     Args:
         probs: probability of deciding 1.
         target: 0 and 1 in any dtype.
+        weight: what each item counts for: a mask, or numbers.
 
     Returns:
         Counts of shape ``*batch``, float64 where the device has it, differentiable in ``probs``.
     """
     true = as_binary(target, what="target")
     p = probs.to(count_dtype(probs.device))
-    return _complete((p * true).sum(-1), p.sum(-1), true.sum(-1), items=target.shape[-1])
+    if weight is None:
+        return _complete((p * true).sum(-1), p.sum(-1), true.sum(-1), items=target.shape[-1])
+    p, of_true = p * weight, true * weight.to(p.dtype)
+    return _complete((p * true).sum(-1), p.sum(-1), of_true.sum(-1), items=weight.to(p.dtype).sum(-1))
 
 
 def count_dtype(device: torch.device) -> torch.dtype:
@@ -67,13 +84,26 @@ def count_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def _complete(tp: Tensor, predicted: Tensor, positives: Tensor, *, items: int) -> Counts:
+def _complete(tp: Tensor, predicted: Tensor, positives: Tensor, *, items: int | Tensor) -> Counts:
     positives = positives.expand_as(tp)
     fp, fn = predicted - tp, positives - tp
     return Counts(tp, fp, fn, items - tp - fp - fn)
 
 
-class CountMetric:
+def check_undefined(undefined: float) -> None:
+    """The value of a formula at 0/0 is a finite number.
+
+    Raises:
+        TypeError: it is no number.
+        ValueError: it is not finite.
+    """
+    if isinstance(undefined, bool) or not isinstance(undefined, int | float):
+        raise TypeError(f"needed a number for undefined, got {undefined!r}; 0.0 and 1.0 are usual")
+    if not math.isfinite(undefined):
+        raise ValueError(f"needed a finite undefined, got {undefined}; 0.0 and 1.0 are usual")
+
+
+class CountMetric(JointItems):
     """A metric that is a formula of the counts tp, fp, fn, tn; larger is better.
 
     The formula is written once with arithmetic and ``torch`` functions; it is evaluated elementwise on tensors of
@@ -100,10 +130,7 @@ class CountMetric:
     def __init__(self, formula: Formula, *, undefined: float, name: str | None = None) -> None:
         if not callable(formula):
             raise TypeError(f"needed a formula(tp, fp, fn, tn), got {formula!r}; pass a function")
-        if isinstance(undefined, bool) or not isinstance(undefined, int | float):
-            raise TypeError(f"needed a number for undefined, got {undefined!r}; 0.0 and 1.0 are usual")
-        if not torch.isfinite(torch.tensor(float(undefined))):
-            raise ValueError(f"needed a finite undefined, got {undefined}; 0.0 and 1.0 are usual")
+        check_undefined(undefined)
         self.formula = formula
         self.undefined = float(undefined)
         self.name = name or str(getattr(formula, "__name__", type(formula).__name__))
@@ -111,12 +138,18 @@ class CountMetric:
     def __repr__(self) -> str:
         return f"CountMetric({self.name}, undefined={self.undefined:g})"
 
-    def __call__(self, decision: Shaped[Tensor, "..."], target: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def __call__(
+        self,
+        decision: Shaped[Tensor, "..."],
+        target: Shaped[Tensor, "..."],
+        weight: Shaped[Tensor, "..."] | None = None,
+    ) -> Float[Tensor, "..."]:
         """Score decisions against the target.
 
         Args:
-            decision: ``*draws *batch items``, bool or 0/1 integers.
-            target: ``*batch items``, 0 and 1 in any dtype.
+            decision: ``*draws *batch *items``, bool or 0/1 integers.
+            target: ``*batch *items``, 0 and 1 in any dtype, or ``ignore_index``.
+            weight: ``*batch *items``, what each item counts for (scikit-learn's ``sample_weight``); 1 by default.
 
         Returns:
             The metric, ``*draws *batch``, float64.
@@ -124,7 +157,36 @@ class CountMetric:
         Raises:
             TypeError, ValueError: as ``hard_counts``.
         """
-        return self.of_counts(*hard_counts(decision, target))
+        check_decision(decision)
+        check_rows(decision, target)
+        true, weight = self.split(target, weight)
+        return self.of_counts(*hard_counts(flat_items(decision, self.item_axes), true, weight))
+
+    def split(
+        self, target: Shaped[Tensor, "..."], weight: Shaped[Tensor, "..."] | None = None
+    ) -> tuple[Bool[Tensor, "*batch items"], Shaped[Tensor, "*batch items"] | None]:
+        """A target of ``*batch *items`` as truth of each item, and what the items weigh (None where all weigh 1)."""
+        target, weight = split_ignored(target, self.ignore_index, weight)
+        true = as_binary(flat_items(target, self.item_axes), what="target")
+        return true, None if weight is None else flat_items(weight, self.item_axes)
+
+    def offset(self, rest: Counts) -> "CountMetric":
+        """The same metric of these items and of others that have been counted: ``formula(counts + rest)``.
+
+        Args:
+            rest: counts of what else there is, a number each.
+
+        Example:
+            >>> from rlgrad.metrics import recall
+            >>> rest = Counts(*map(torch.tensor, (9, 0, 1, 0)))
+            >>> recall.offset(rest)(torch.tensor([True, False]), torch.tensor([1, 1]))
+            tensor(0.8333, dtype=torch.float64)
+        """
+        shifted = copy.copy(self)
+        shifted.formula = lambda *counts: self.formula(
+            *(mine + other for mine, other in zip(counts, rest, strict=True))
+        )
+        return shifted
 
     def of_counts(
         self, tp: Num[Tensor, "*rows"], fp: Num[Tensor, "*rows"], fn: Num[Tensor, "*rows"], tn: Num[Tensor, "*rows"]
@@ -137,7 +199,7 @@ class CountMetric:
             TypeError: the formula returns something other than a tensor of the counts' shape.
         """
         dtype = count_dtype(tp.device)
-        value = self._evaluate([_finite_gradient(count.to(dtype)) for count in (tp, fp, fn, tn)])
+        value = self._evaluate([finite_gradient(count.to(dtype)) for count in (tp, fp, fn, tn)])
         return torch.where(torch.isfinite(value), value, self.undefined)
 
     def _evaluate(self, counts: list[Tensor]) -> Tensor:
@@ -157,28 +219,37 @@ class CountMetric:
         return value.to(counts[0].dtype)
 
     def gain(
-        self, decision: Bool[Tensor, "draws *batch items"], target: Bool[Tensor, "*batch items"]
+        self,
+        decision: Bool[Tensor, "draws *batch items"],
+        target: Bool[Tensor, "*batch items"],
+        weight: Shaped[Tensor, "*batch items"] | None = None,
     ) -> Float[Tensor, "draws *batch items"]:
         """What deciding 1 instead of 0 adds to the metric, for each decision with all others as they are.
 
-        Flipping a decision moves one count to another by one, so there are four gains a row, one for each cell of the
-        confusion table, and every decision takes that of its cell: O(1) a decision.
+        Flipping a decision moves its weight from one count to another, so there are four gains a row, one for each cell
+        of the confusion table, and every decision takes that of its cell: O(1) a decision. Where items weigh
+        differently, each has gains of its own.
 
         Returns:
             metric(decision with 1 here) - metric(decision with 0 here), float64.
         """
-        tp, fp, fn, tn = counts = hard_counts(decision, target)
-        now = self.of_counts(*counts)
-        of_tp = now - self.of_counts(tp - 1, fp, fn + 1, tn)
-        of_fp = now - self.of_counts(tp, fp - 1, fn, tn + 1)
-        of_fn = self.of_counts(tp + 1, fp, fn - 1, tn) - now
-        of_tn = self.of_counts(tp, fp + 1, fn, tn - 1) - now
-        at_positive = torch.where(decision, of_tp[..., None], of_fn[..., None])
-        at_negative = torch.where(decision, of_fp[..., None], of_tn[..., None])
-        return torch.where(target, at_positive, at_negative)
+        counts = hard_counts(decision, target, weight)
+        one = 1 if weight is None or weight.dtype == torch.bool else weight
+        tp, fp, fn, tn = (count[..., None] for count in counts)
+        now = self.of_counts(*counts)[..., None]
+        of_tp = now - self._of_any(tp - one, fp, fn + one, tn)
+        of_fp = now - self._of_any(tp, fp - one, fn, tn + one)
+        of_fn = self._of_any(tp + one, fp, fn - one, tn) - now
+        of_tn = self._of_any(tp, fp + one, fn, tn - one) - now
+        gain = torch.where(target, torch.where(decision, of_tp, of_fn), torch.where(decision, of_fp, of_tn))
+        return gain if weight is None else gain.masked_fill(weight == 0, 0.0)
+
+    def _of_any(self, *counts: Tensor) -> Tensor:
+        return self.of_counts(*torch.broadcast_tensors(*counts))
 
 
-def _finite_gradient(count: Tensor) -> Tensor:
+def finite_gradient(count: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """The same counts; what comes back to them and is not finite, as at 0/0, becomes a gradient of zero."""
     return _FiniteGradient.apply(count)  # type: ignore[no-any-return, no-untyped-call]
 
 

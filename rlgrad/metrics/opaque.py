@@ -11,9 +11,10 @@ from torch import Tensor
 
 from rlgrad.checks import check_decision, check_rows, describe
 from rlgrad.metrics.counts import count_dtype
+from rlgrad.metrics.items import JointItems
 
 
-class OpaqueMetric:
+class OpaqueMetric(JointItems):
     """A black box ``function(decision, target) -> number``, larger is better, called once for each draw and row.
 
     The function sees what a person would score: the decisions of one row and its target, two tensors of shape

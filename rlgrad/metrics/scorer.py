@@ -11,10 +11,13 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from rlgrad.checks import describe, values_visible
+from rlgrad.metrics.averages import LabelMetric
+from rlgrad.metrics.confusion import ConfusionMetric, expected_confusion
 from rlgrad.metrics.counts import CountMetric, expected_counts
+from rlgrad.metrics.items import flat_items
 from rlgrad.metrics.opaque import OpaqueMetric
 
-Metric = CountMetric | OpaqueMetric
+Metric = CountMetric | ConfusionMetric | LabelMetric | OpaqueMetric
 # How torch says that two tensors differ in dtype: each operation in its own words.
 _OF_DTYPES = re.compile(r"dtype|scalar type|Input type \(")
 
@@ -23,12 +26,15 @@ _OF_DTYPES = re.compile(r"dtype|scalar type|Input type \(")
 class Scorer:
     """Scores decisions by a metric against a target: ``scorer(decision) = metric(decision, target)``.
 
-    Sampling estimators take any function from decisions ``draws *batch items`` to rewards ``draws *batch`` in its
-    place; those that use the formula of a ``CountMetric`` find it here.
+    Estimators know one axis of items. Where the metric scores several jointly, such as H and W of an image, the
+    decisions' items are those axes as one, and the metric sees them in the target's shape. Sampling estimators take any
+    function from decisions ``draws *batch items`` to rewards ``draws *batch`` in a scorer's place; those that use the
+    formula of a metric find it here.
 
     Args:
-        metric: a CountMetric or an OpaqueMetric.
-        target: ``*batch items``.
+        metric: what scores.
+        target: ``*batch *items``, with as many axes of items as the metric's ``item_axes``.
+        weight: ``*batch *items``, what each item counts for, where the metric is a formula of counts.
 
     Example:
         >>> import torch
@@ -38,25 +44,50 @@ class Scorer:
     """
 
     metric: Metric
-    target: Shaped[Tensor, "*batch items"]
+    target: Shaped[Tensor, "..."]
+    weight: Shaped[Tensor, "..."] | None = None
+
+    def __post_init__(self) -> None:
+        if self.weight is not None and isinstance(self.metric, OpaqueMetric):
+            raise TypeError(f"needed a metric of counts to weigh items for, got {self.metric!r}; leave out weight")
+
+    @property
+    def flat_target(self) -> Shaped[Tensor, "*batch items"]:
+        """The target in the shape of one draw's decisions."""
+        return flat_items(self.target, self.metric.item_axes)
 
     def __call__(self, decision: Shaped[Tensor, "draws *batch items"]) -> Float[Tensor, "draws *batch"]:
         """Rewards of the decisions."""
-        return self.metric(decision, self.target)
+        if self.metric.item_axes > 1:
+            decision = decision.unflatten(-1, self.target.shape[-self.metric.item_axes :])
+        if self.weight is None:
+            return self.metric(decision, self.target)
+        return self.metric(decision, self.target, self.weight)  # type: ignore[call-arg]
 
-    def relaxed(self, decision: Float[Tensor, "draws *batch items"]) -> Float[Tensor, "draws *batch"]:
+    def relaxed(self, decision: Float[Tensor, "draws *logits"]) -> Float[Tensor, "draws *batch"]:
         """The formula of the counts of fractional decisions: the same at 0 and 1, and differentiable between.
 
+        Args:
+            decision: ``draws *batch items`` for a CountMetric, ``draws *batch items classes`` for a ConfusionMetric.
+
         Raises:
-            TypeError: the metric is no CountMetric; a black box has no values between.
+            TypeError: the metric is neither; a black box has no values between.
         """
-        if not isinstance(self.metric, CountMetric):
-            raise TypeError(
-                f"needed a score that is differentiable in the decision, got a Scorer of {self.metric!r}; "
-                "use score_function, disarm or another estimator that only asks for rewards"
-            )
-        counts = expected_counts(decision, self.target.expand(decision.shape))
-        return self.metric.of_counts(*counts)
+        if isinstance(self.metric, CountMetric):
+            true, weight = self.metric.split(self.target, self.weight)
+            return self.metric.of_counts(*expected_counts(decision, *expanded(decision.shape, true, weight)))
+        if isinstance(self.metric, ConfusionMetric):
+            true, weight = self.metric.split(self.target, self.weight)
+            return self.metric.of_confusion(expected_confusion(decision, *expanded(decision.shape[:-1], true, weight)))
+        raise TypeError(
+            f"needed a score that is differentiable in the decision, got a Scorer of {self.metric!r}; "
+            "use score_function, disarm or another estimator that only asks for rewards"
+        )
+
+
+def expanded(shape: torch.Size, true: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Truth and weights of the items, the same for all draws."""
+    return true.expand(shape), None if weight is None else weight.expand(shape)
 
 
 @dataclass(frozen=True)

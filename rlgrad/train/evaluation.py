@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from rlgrad.checks import check_rows_of_several, check_target, describe
 from rlgrad.metrics import Counts, Metric, as_metric, hard_counts
-from rlgrad.policies import Bernoulli, Categorical
+from rlgrad.metrics.items import split_ignored
+from rlgrad.objective import PolicyType, usual_policy
+from rlgrad.policies import Bernoulli
 from rlgrad.train.batches import Batches, Data
-
-PolicyType = type[Bernoulli] | type[Categorical]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def evaluate(
     metric: Metric | Callable[..., object],
     *,
     threshold: float = 0.0,
-    policy: PolicyType = Bernoulli,
+    policy: PolicyType | None = None,
     batch_size: int = 4096,
 ) -> Evaluation:
     """The true metric of a model's decisions on a data set, all batches together.
@@ -46,7 +46,7 @@ def evaluate(
         data: a pair of tensors, or an iterable of batches.
         metric: a CountMetric, or a function of one row's (decision, target).
         threshold: decisions are ``logits > threshold``.
-        policy: Bernoulli, or Categorical, which decides for the most probable class.
+        policy: Bernoulli, or Categorical, which decides for the most probable class; by default the metric's own.
         batch_size: rows a batch, where the data are tensors.
 
     Raises:
@@ -62,10 +62,12 @@ def evaluate(
     """
     if batch_size < 1:
         raise ValueError(f"needed a batch_size of at least 1, got {batch_size}")
+    metric = as_metric(metric)
+    policy = usual_policy(metric) if policy is None else policy
     if not math.isfinite(threshold) or (policy is not Bernoulli and threshold != 0):
         raise ValueError(f"needed a finite threshold, and 0 but for a Bernoulli policy, got {threshold}")
     logits, target = predict(model, Batches(data, "data").in_order(batch_size), policy)
-    return judge(logits, target, as_metric(metric), threshold, policy)
+    return judge(logits, target, metric, threshold, policy)
 
 
 def judge(logits: Tensor, target: Tensor, metric: Metric, threshold: float, policy: PolicyType) -> Evaluation:
@@ -74,7 +76,8 @@ def judge(logits: Tensor, target: Tensor, metric: Metric, threshold: float, poli
     value = float(metric(decision, target).mean())
     counts = None
     if policy is Bernoulli:
-        counts = hard_counts(decision.flatten(), target.flatten())
+        true, kept = split_ignored(target, metric.ignore_index)
+        counts = hard_counts(decision.flatten(), true.flatten(), None if kept is None else kept.flatten())
     return Evaluation(value, threshold, counts)
 
 

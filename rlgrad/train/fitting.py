@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from rlgrad.checks import describe
 from rlgrad.metrics import CountMetric, Metric, as_metric
-from rlgrad.objective import MetricLoss
+from rlgrad.objective import MetricLoss, PolicyType, usual_policy
 from rlgrad.policies import Bernoulli, kl_divergence
 from rlgrad.stochastic import ExpectedLoss
 from rlgrad.surrogates import best_threshold
 from rlgrad.train.batches import Batches, Data
-from rlgrad.train.evaluation import PolicyType, judge, predict
+from rlgrad.train.evaluation import judge, predict
 from rlgrad.train.stages import Epoch, History, Stage
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def fit(
     metric: Metric | Callable[..., object],
     *,
     threshold: float | Literal["tuned"] = 0.0,
-    policy: PolicyType = Bernoulli,
+    policy: PolicyType | None = None,
     batch_size: int = 256,
     fabric: "Fabric | None" = None,
     seed: int = 0,
@@ -54,7 +54,8 @@ def fit(
         metric: what counts in the end, larger is better: a CountMetric, or a function of one row's (decision, target).
         threshold: decisions are ``logits > threshold``; "tuned" sets it after every epoch to the best on the
             validation data.
-        policy: Bernoulli, or Categorical for logits with an axis of classes.
+        policy: Bernoulli, or Categorical for logits with an axis of classes; by default the metric's own, see
+            ``MetricLoss``.
         batch_size: rows a batch, where the data are tensors.
         fabric: device and precision; one automatically chosen device by default.
         seed: of the shuffles.
@@ -82,6 +83,7 @@ def fit(
         True
     """
     metric = as_metric(metric)
+    policy = usual_policy(metric) if policy is None else policy
     stages = [stages] if isinstance(stages, Stage) else stages
     _check_arguments(stages, metric, threshold, policy, batch_size, seed)
     fabric = _launched(fabric)

@@ -1,0 +1,227 @@
+"""A metric of choices among classes is a formula of their confusion matrix, written once like that of four counts."""
+
+import copy
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int, Num, Shaped
+from torch import Tensor
+
+from rlgrad.checks import check_decision, check_rows, describe, first_index, values_visible
+from rlgrad.metrics.counts import check_undefined, count_dtype, finite_gradient
+from rlgrad.metrics.items import JointItems, flat_items, split_ignored
+
+ConfusionFormula = Callable[[Tensor], Tensor]
+
+
+def hard_confusion(
+    decision: Int[Tensor, "*draws_and_batch items"],
+    target: Int[Tensor, "*batch items"],
+    classes: int,
+    weight: Shaped[Tensor, "*batch items"] | None = None,
+) -> Num[Tensor, "*draws_and_batch true claimed"]:
+    """How many items of each true class were given each class: rows are the truth, as in scikit-learn.
+
+    Args:
+        decision: classes from 0 to ``classes - 1``.
+        target: likewise.
+        classes: how many there are.
+        weight: what each item counts for: a mask, or numbers, which are added up in float64.
+
+    Returns:
+        Counts, ``*draws *batch classes classes``, int64, or float64 where there are weights.
+
+    Raises:
+        ValueError: a class that there is not; it is named.
+
+    Example:
+        >>> hard_confusion(torch.tensor([0, 1, 1]), torch.tensor([0, 0, 1]), 2).tolist()
+        [[1, 1], [0, 1]]
+    """
+    _check_classes(decision, classes, "decision")
+    _check_classes(target, classes, "target")
+    cell = (target * classes + decision).long()
+    whole = weight is None or weight.dtype == torch.bool
+    dtype = torch.int64 if whole else count_dtype(cell.device)
+    one = torch.ones_like(target, dtype=dtype) if weight is None else weight.to(dtype)
+    counts = torch.zeros(*cell.shape[:-1], classes * classes, dtype=dtype, device=cell.device)
+    counts.scatter_add_(-1, cell, one.expand(cell.shape))
+    return counts.view(*cell.shape[:-1], classes, classes)
+
+
+def expected_confusion(
+    probs: Float[Tensor, "*draws_and_batch items classes"],
+    target: Int[Tensor, "*batch items"],
+    weight: Shaped[Tensor, "*batch items"] | None = None,
+) -> Float[Tensor, "*draws_and_batch true claimed"]:
+    """The confusion matrix in expectation: each item counts with the probability of each class.
+
+    Args:
+        probs: of the classes, for each item.
+        target: classes.
+        weight: what each item counts for: a mask, or numbers.
+
+    Returns:
+        ``*batch classes classes``, float64 where the device has it, differentiable in ``probs``.
+    """
+    classes = probs.shape[-1]
+    _check_classes(target, classes, "target")
+    p = probs.to(count_dtype(probs.device))
+    true = torch.nn.functional.one_hot(target.long(), classes).to(p)
+    if weight is not None:
+        true = true * weight[..., None]
+    return torch.einsum("...it,...ic->...tc", true, p)
+
+
+def _check_classes(values: Tensor, classes: int, what: str) -> None:
+    if values.is_floating_point() or values.dtype == torch.bool:
+        raise TypeError(f"needed a {what} of class numbers, got {describe(values)}; pass integers")
+    if values_visible() and (bad := (values < 0) | (values >= classes)).any():
+        where = first_index(bad)
+        raise ValueError(
+            f"needed a {what} of classes from 0 to {classes - 1}, got {int(values[where])} at {where}; "
+            "check the number of classes, or name an ignore_index"
+        )
+
+
+class ConfusionMetric(JointItems):
+    """A metric that is a formula of the confusion matrix of several classes; larger is better.
+
+    The formula maps matrices ``*rows classes classes``, rows the truth and columns the decisions, to ``*rows``, with
+    arithmetic and ``torch`` functions of the last two axes. It serves hard counts, expected counts (the soft
+    surrogate) and the counts with one decision changed (the counterfactual gradient). Where it is not a finite number
+    the metric is ``undefined`` and its gradient zero, as for a ``CountMetric``. ``macro``, ``micro`` and ``weighted``
+    make one of any CountMetric.
+
+    Args:
+        formula: ``formula(confusion)``.
+        classes: how many there are.
+        undefined: the value where the formula divides by zero.
+        name: how tables and messages call it; the formula's own name by default.
+
+    Raises:
+        TypeError: ``formula`` is not callable, or a number is none.
+        ValueError: fewer than two classes, or ``undefined`` is not finite.
+
+    Example:
+        >>> hits = ConfusionMetric(lambda c: c.diagonal(dim1=-2, dim2=-1).sum(-1), classes=3, undefined=0.0)
+        >>> hits(torch.tensor([0, 1, 1]), torch.tensor([0, 1, 2]))
+        tensor(2., dtype=torch.float64)
+    """
+
+    def __init__(self, formula: ConfusionFormula, *, classes: int, undefined: float, name: str | None = None) -> None:
+        if not callable(formula):
+            raise TypeError(f"needed a formula(confusion), got {formula!r}; pass a function")
+        if isinstance(classes, bool) or not isinstance(classes, int):
+            raise TypeError(f"needed a number of classes, got {classes!r}")
+        if classes < 2:
+            raise ValueError(f"needed at least 2 classes, got {classes}; yes or no is a matter for CountMetric")
+        check_undefined(undefined)
+        self.formula = formula
+        self.classes = classes
+        self.undefined = float(undefined)
+        self.name = name or str(getattr(formula, "__name__", type(formula).__name__))
+        self.rest: Tensor | None = None
+
+    def __repr__(self) -> str:
+        return f"ConfusionMetric({self.name}, classes={self.classes}, undefined={self.undefined:g})"
+
+    def __call__(
+        self,
+        decision: Shaped[Tensor, "..."],
+        target: Shaped[Tensor, "..."],
+        weight: Shaped[Tensor, "..."] | None = None,
+    ) -> Float[Tensor, "..."]:
+        """Score decisions against the target.
+
+        Args:
+            decision: ``*draws *batch *items``, classes.
+            target: ``*batch *items``, classes, or ``ignore_index``.
+            weight: ``*batch *items``, what each item counts for; 1 by default.
+
+        Returns:
+            The metric, ``*draws *batch``, float64.
+
+        Raises:
+            TypeError, ValueError: as ``hard_confusion``; shapes differ (nothing is broadcast).
+        """
+        check_decision(decision)
+        check_rows(decision, target)
+        true, weight = self.split(target, weight)
+        flat = flat_items(decision, self.item_axes)
+        return self.of_confusion(hard_confusion(flat, true, self.classes, weight))
+
+    def split(
+        self, target: Shaped[Tensor, "..."], weight: Shaped[Tensor, "..."] | None = None
+    ) -> tuple[Shaped[Tensor, "*batch items"], Shaped[Tensor, "*batch items"] | None]:
+        """A target of ``*batch *items`` as the class of each item, and the items' weights (None where all weigh 1)."""
+        target, weight = split_ignored(target, self.ignore_index, weight)
+        return flat_items(target, self.item_axes), None if weight is None else flat_items(weight, self.item_axes)
+
+    def of_confusion(self, confusion: Num[Tensor, "*rows true claimed"]) -> Float[Tensor, "*rows"]:
+        """The formula of confusion matrices, hard or expected, with ``undefined`` where it is not finite.
+
+        Raises:
+            TypeError: the formula returns something other than a tensor of the rows' shape.
+        """
+        counts = finite_gradient(confusion.to(count_dtype(confusion.device)))
+        value = self._evaluate(counts if self.rest is None else counts + self.rest)
+        return torch.where(torch.isfinite(value), value, self.undefined)
+
+    def _evaluate(self, confusion: Tensor) -> Tensor:
+        try:
+            value = self.formula(confusion)
+        except Exception as error:
+            raise TypeError(
+                f"needed a formula of confusion matrices (*rows, classes, classes), got {type(error).__name__} from "
+                f"{self.name}: {error}; reduce the last two axes with torch functions"
+            ) from error
+        if not isinstance(value, Tensor) or value.shape != confusion.shape[:-2]:
+            got = tuple(value.shape) if isinstance(value, Tensor) else repr(value)
+            raise TypeError(
+                f"needed {self.name} to return one value for each matrix, shape {tuple(confusion.shape[:-2])}, got "
+                f"{got}; reduce the last two axes"
+            )
+        return value.to(confusion.dtype)
+
+    def offset(self, rest: Num[Tensor, "true claimed"]) -> "ConfusionMetric":
+        """The same metric of these items and of others that have been counted: ``formula(confusion + rest)``."""
+        shifted = copy.copy(self)
+        shifted.rest = rest
+        return shifted
+
+    def gain(
+        self,
+        decision: Int[Tensor, "draws *batch items"],
+        target: Int[Tensor, "*batch items"],
+        weight: Shaped[Tensor, "*batch items"] | None = None,
+    ) -> Float[Tensor, "draws *batch items classes"]:
+        """What another class instead of the one decided would add, for each decision with all others as they are.
+
+        Items of one cell of the confusion matrix gain alike: the formula is asked once for each move of a count along
+        a row of the matrix, classes^3 times a row, however many items there are.
+
+        Raises:
+            TypeError: items weigh differently; then no two gain alike.
+
+        Returns:
+            metric(decision with this class here) - metric(decision), float64.
+        """
+        if weight is not None and weight.dtype != torch.bool:
+            raise TypeError(f"needed items of equal weight to know the gains of {self.name}, got weights")
+        confusion = hard_confusion(decision, target, self.classes, weight)
+        of_cell = self._of_moves(confusion).flatten(-3, -2)
+        cell = (target * self.classes + decision).long()[..., None].expand(*decision.shape, self.classes)
+        gain = of_cell.gather(-2, cell)
+        return gain if weight is None else gain.masked_fill(~weight[..., None], 0.0)
+
+    def _of_moves(self, confusion: Num[Tensor, "*rows true claimed"]) -> Float[Tensor, "*rows true claimed other"]:
+        """What moving one count from (true, claimed) to (true, other) adds to the metric."""
+        now = self.of_confusion(confusion)[..., None, None]
+        unit = torch.eye(self.classes, dtype=confusion.dtype, device=confusion.device)
+        move = unit[None, :, :] - unit[:, None, :]  # claimed, other, class
+        gains = []
+        for true in range(self.classes):  # one row of the matrix at a time: classes^4 numbers
+            moved = confusion[..., None, None, :, :] + unit[true][:, None] * move[:, :, None, :]
+            gains.append(self.of_confusion(moved) - now)
+        return torch.stack(gains, -3)
