@@ -9,6 +9,7 @@ import tyro
 
 from rlgrad.cli.arguments import (
     METRICS,
+    OF_LABELS,
     BadInput,
     Budget,
     MethodNames,
@@ -22,7 +23,7 @@ from rlgrad.cli.arguments import (
 from rlgrad.files import check_writable
 
 if TYPE_CHECKING:
-    from rlgrad.study.comparison import Setting
+    from rlgrad.study.comparison import Comparison, Setting
 
 _OPTIONS: dict[Task, tuple[str, ...]] = {
     "table": ("table", "target", "metric", "model", "positive", "no_header", "patience"),
@@ -36,7 +37,12 @@ def _left_to_the_task(metavar: str, default: str, help: str | None = None) -> An
 
 
 _MetricName = Annotated[
-    str | None, _left_to_the_task("NAME", "f1", f"For a table: what counts in the end, one of {METRICS}.")
+    str | None,
+    _left_to_the_task(
+        "NAME",
+        "f1, with several target columns instance_f1",
+        f"For a table: what counts in the end, one of {METRICS}; {OF_LABELS}.",
+    ),
 ]
 
 
@@ -55,7 +61,7 @@ class Compare:
     task: Task = "table"
     """A metric on a table, or networks of hard steps."""
     target: str | None = None
-    """Column to predict, which holds two labels."""
+    """Column to predict, which holds two labels; or several, with commas between."""
     metric: _MetricName = None
     model: Annotated[Network | None, _left_to_the_task("{linear,mlp}", "linear")] = None
     """For a table: a linear model, or a network with two hidden layers of 64 units."""
@@ -67,7 +73,8 @@ class Compare:
     out: Path = Path("comparison")
     """Folder of the records."""
     positive: str | None = None
-    """Label of the positive class; by default the last of the two in sort order."""
+    """Label of the positive class; by default the last of the two in sort order. Of several columns one for all, or one
+    for each with commas between."""
     no_header: bool = False
     """The file has no line of names: its columns are 0, 1, 2, ..."""
     workers: int = -1
@@ -84,8 +91,13 @@ class Compare:
     def run(self) -> int:
         """Make the missing runs of each setting, then print its table and its sentence."""
         self._check()
-        methods = methods_named(self.methods, self.task)
-        settings = self._steps() if self.task == "steps" else [self._comparison()]
+        settings: list[Setting]
+        if self.task == "steps":
+            settings, methods = self._steps(), methods_named(self.methods, "steps")
+        else:
+            comparison = self._comparison()
+            settings = [comparison]
+            methods = methods_named(self.methods, labels=len(comparison.problem.target.labels))
         seeds, path = range(self.seeds), self.out / "records.jsonl"
         check_writable(path)
         failed = False
@@ -109,10 +121,10 @@ class Compare:
         if self.workers == 0:
             raise BadInput("needed a number of workers, got --workers 0; -1 takes one for each processor core")
 
-    def _comparison(self) -> "Setting":
-        metric = metric_named(self.metric or "f1")
+    def _comparison(self) -> "Comparison":
         budget = Budget(**self._given("epochs", "lr", "patience", "batch_size"))
         problem = problem_of(self.table, self.target, self.positive, self.no_header)
+        metric = metric_named(self.metric, labels=len(problem.target.labels))
         comparison = comparison_of(problem, self.model or "linear", metric, budget)
         problem.split(seed=0)  # what is wrong with the table would be wrong in every run
         return comparison

@@ -107,6 +107,8 @@ class Audit:
         from rlgrad.auditing import prepare
 
         problem = problem_of(self.table, self.target, self.positive, self.no_header)
+        if len(problem.target.labels) > 1:
+            raise BadInput(f"needed one target column to audit, got --target {self.target}; name one")
         return prepare(problem, network=self.model, items=self.items, epochs=self.epochs, seed=self.seed)
 
 

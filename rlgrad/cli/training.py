@@ -10,8 +10,8 @@ from rlgrad.cli.arguments import (
     BadInput,
     Budget,
     MethodName,
-    MetricName,
     Network,
+    TableMetricName,
     comparison_of,
     methods_named,
     metric_named,
@@ -21,6 +21,8 @@ from rlgrad.files import replacing
 
 if TYPE_CHECKING:
     from rlgrad.metrics import Counts
+    from rlgrad.study.comparison import Trained
+    from rlgrad.tables import Target
 
 
 @dataclass
@@ -34,15 +36,16 @@ class Train:
     table: tyro.conf.Positional[Path]
     """CSV, TSV or Parquet file of numbers and text; values may be missing."""
     target: str
-    """Column to predict, which holds two labels."""
+    """Column to predict, which holds two labels; or several, with commas between."""
     out: Path
     """Folder to save the model in."""
-    metric: MetricName = "f1"
+    metric: TableMetricName = None
     model: Network = "linear"
     """A linear model, or a network with two hidden layers of 64 units."""
     method: MethodName = "ce+exact"
     positive: str | None = None
-    """Label of the positive class; by default the last of the two in sort order."""
+    """Label of the positive class; by default the last of the two in sort order. Of several columns one for all, or one
+    for each with commas between."""
     no_header: bool = False
     """The file has no line of names: its columns are 0, 1, 2, ..."""
     overwrite: bool = False
@@ -53,11 +56,13 @@ class Train:
 
     def run(self) -> int:
         """Train, print the held-out metric and the confusion counts, save."""
-        metric, (method,) = metric_named(self.metric), methods_named((self.method,))
         from rlgrad.model import check_destination
 
         check_destination(self.out, overwrite=self.overwrite)
         problem = problem_of(self.table, self.target, self.positive, self.no_header)
+        labels = problem.target.labels
+        metric = metric_named(self.metric, labels=len(labels))
+        (method,) = methods_named((self.method,), labels=len(labels))
         comparison = comparison_of(problem, self.model, metric, self.budget)
         from rlgrad.model import save_model
         from rlgrad.study.comparison import train
@@ -65,12 +70,11 @@ class Train:
         trained = train(comparison, method, self.seed, progress=True)
         save_model(trained.model, self.out, overwrite=self.overwrite)
         scores = ", ".join(f"{part} {result.value:.4f}" for part, result in trained.results.items())
-        test = trained.results["test"]
-        assert test.counts is not None
-        print(f"{problem.name}: {len(problem.features)} rows, positive class {problem.target.classes[1]!r}")
+        what = f"positive class {labels[0].classes[1]!r}" if len(labels) == 1 else f"{len(labels)} labels"
+        print(f"{problem.name}: {len(problem.features)} rows, {what}")
         print(f"{metric.name} of {method}, {self.model}: {scores} (best of {trained.epochs} epochs by validation)")
         print("held-out test rows:")
-        print(_confusion(test.counts, problem.target.classes))
+        print(_confusion(trained.confusion, labels[0].classes) if len(labels) == 1 else _of_labels(trained, labels))
         print(f"model saved in {self.out}")
         return 0
 
@@ -84,7 +88,7 @@ class Predict:
     table: tyro.conf.Positional[Path]
     """CSV, TSV or Parquet file with the columns of training; others are ignored."""
     out: Path
-    """CSV file to write: probability and predicted label for each row, in order."""
+    """CSV file to write: probability and predicted label for each row, in order; for each target column, if several."""
     no_header: bool = False
     """The file has no line of names: its columns are 0, 1, 2, ..."""
     overwrite: bool = False
@@ -105,9 +109,18 @@ class Predict:
         predictions = model.predict(read_table(self.table, header=not self.no_header))
         with replacing(self.out) as file:
             predictions.to_csv(file, index=False)
-        positive = model.description.classes[1]
-        claimed = int((predictions["prediction"] == positive).sum())
-        print(f"{len(predictions)} rows, {claimed} of them predicted {positive!r}, written to {self.out}")
+        labels = model.description.labels
+        claimed = [
+            int((predictions[name] == label.classes[1]).sum())
+            for label, name in zip(labels, predictions.columns[1::2], strict=True)
+        ]
+        if len(labels) == 1:
+            said = f"{claimed[0]} of them predicted {labels[0].classes[1]!r}"
+        else:
+            said = "predicted " + ", ".join(
+                f"{label.column}={label.classes[1]} for {count}" for label, count in zip(labels, claimed, strict=True)
+            )
+        print(f"{len(predictions)} rows, {said}, written to {self.out}")
         return 0
 
 
@@ -121,3 +134,15 @@ def _confusion(counts: "Counts", classes: tuple[str, str]) -> str:
     ]
     widths = [max(map(len, column)) + 2 for column in zip(*cells, strict=True)]
     return "\n".join("".join(map(str.rjust, row, widths)) for row in cells)
+
+
+def _of_labels(trained: "Trained", labels: "tuple[Target, ...]") -> str:
+    """The counts of each label, and its F1, whatever metric it was trained for."""
+    from rlgrad.metrics import f1
+    from rlgrad.text import aligned
+
+    rows = [
+        [label.column, label.classes[1], *(str(int(count)) for count in counts), f"{float(score):.3f}"]
+        for label, *counts, score in zip(labels, *trained.confusion, f1.of_counts(*trained.confusion), strict=True)
+    ]
+    return aligned([["label", "positive", "tp", "fp", "fn", "tn", "f1"], *rows])

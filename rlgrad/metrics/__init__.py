@@ -31,6 +31,8 @@ from rlgrad.metrics.counts import Counts as Counts
 from rlgrad.metrics.counts import expected_counts as expected_counts
 from rlgrad.metrics.counts import hard_counts as hard_counts
 from rlgrad.metrics.items import flat_items as flat_items
+from rlgrad.metrics.names import metric_named as metric_named
+from rlgrad.metrics.names import metric_names as metric_names
 from rlgrad.metrics.opaque import OpaqueMetric as OpaqueMetric
 from rlgrad.metrics.scorer import Differentiable as Differentiable
 from rlgrad.metrics.scorer import Downstream as Downstream

@@ -103,7 +103,8 @@ def load_problem(
     labels = targets(table, columns, positive=positive)
     features = table.drop(columns=columns)
     if features.empty:
-        raise ValueError(f"needed columns beside {listed(columns)} to predict from, got none; add one")
+        pronoun = "it" if len(columns) == 1 else "them"
+        raise ValueError(f"needed columns beside {listed(columns)} to predict {pronoun} from, got none; add one")
     check_finite(features)
     return Problem(name or default_name, sha256(data).hexdigest(), features, labels)
 

@@ -48,7 +48,7 @@ def read_table(path: str | Path, *, header: bool = True) -> pd.DataFrame:
     elif name.endswith(_ARFF):
         table = _read_arff(path)
     else:
-        raise ValueError(f"needed a file {', '.join([*_SEPARATORS, *_PARQUET, *_ARFF])}, got {path}; convert it")
+        raise ValueError(f"needed a file {', '.join([*_SEPARATORS, *_ARFF, *_PARQUET])}, got {path}; convert it")
     if table.empty:
         raise ValueError(f"needed rows of data, got none in {path}; check that the file is complete")
     return table

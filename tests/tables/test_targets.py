@@ -87,7 +87,7 @@ def test_columns_by_position_where_there_is_no_header(tmp_path: Path) -> None:
 
 
 def test_all_columns_are_targets() -> None:
-    with pytest.raises(ValueError, match="needed columns beside 'sad', 'calm', 'loud' to predict from"):
+    with pytest.raises(ValueError, match="needed columns beside 'sad', 'calm', 'loud' to predict them from"):
         load_problem(songs()[["sad", "calm", "loud"]], "sad,calm,loud")
 
 
