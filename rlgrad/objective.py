@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from rlgrad.checks import check_generator, check_logits, check_rows_of_several, check_target
 from rlgrad.estimators import Estimator, as_estimator, counterfactual, exact, is_exact, learning_credit, score_function
 from rlgrad.metrics import ConfusionMetric, CountMetric, LabelMetric, Metric, Scorer, as_metric, flat_items
-from rlgrad.policies import Bernoulli, Categorical
+from rlgrad.policies import Bernoulli, Categorical, Policy
+from rlgrad.scope import Rest, counted_in_batch, joined, parts_of, with_rest
 
 PolicyType = type[Bernoulli] | type[Categorical]
 
@@ -42,7 +43,7 @@ class MetricLoss(nn.Module):
     logits ``(batch, items)`` one for each row. Images ``(batch, H, W)`` are scored one by one by ``f1.over(2)``, all
     together by ``f1.over(3)``. Items whose target is the metric's ``ignore_index`` have no gradient. The mean of the
     metrics of small batches is not the metric of the whole: accumulating gradients, or averaging over ranks, does not
-    enlarge a batch.
+    enlarge a batch; ``scope="data"`` does.
 
     Args:
         metric: a CountMetric, or any function of one row's (decision, target) that returns a number.
@@ -54,6 +55,10 @@ class MetricLoss(nn.Module):
         policy: Bernoulli for logits ``*batch items``, Categorical for logits ``*batch items classes``; by default the
             one that decides what the metric scores, Categorical for a ConfusionMetric and Bernoulli for all else.
         reduction: over rows: "mean", "sum" or "none".
+        scope: "batch" scores each batch by itself; "data" scores it together with the rest of the data set, whose
+            counts are kept from the pass before (``start_pass``, which ``fit`` calls, begins a new one) and saved in
+            ``state_dict``. A batch of four images then learns for the corpus IoU and not for the mean of noisy ratios
+            that a rare class makes of four. For formulas of counts and summed statistics, rows scored jointly.
         generator: source of randomness of the sampling estimators, on the logits' device.
 
     Shape:
@@ -83,9 +88,12 @@ class MetricLoss(nn.Module):
         *,
         policy: PolicyType | None = None,
         reduction: Literal["mean", "sum", "none"] = "mean",
+        scope: Literal["batch", "data"] = "batch",
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
+        if scope not in ("batch", "data"):
+            raise ValueError(f"needed scope batch or data, got {scope!r}")
         if reduction not in ("mean", "sum", "none"):
             raise ValueError(f"needed reduction mean, sum or none, got {reduction!r}")
         check_generator(generator)
@@ -96,7 +104,13 @@ class MetricLoss(nn.Module):
         )
         self.credit = learning_credit(self.estimator)
         self.reduction = reduction
+        self.rest = Rest() if scope == "data" else None
         self.generator = generator
+
+    def start_pass(self) -> None:
+        """With ``scope="data"``: the batches to come are those of a new pass over the data. ``fit`` calls it."""
+        if self.rest is not None:
+            self.rest.start_pass()
 
     def extra_repr(self) -> str:
         """What the loss is made of, for ``repr``."""
@@ -129,20 +143,42 @@ class MetricLoss(nn.Module):
         """1 - E[metric] of each row; without a generator of its own the loss takes the one that is given."""
         logits = self.check(logits, target)
         generator = generator if self.generator is None else self.generator
+        if self.rest is not None:
+            return 1 - self._of_data(self.rest, logits, target, weight, generator)
         if not isinstance(self.metric, LabelMetric):
             return 1 - self._expected(self.metric, logits, target, weight, generator)
-        arrange, metric = self.metric.arrange, self.metric.metric
-        weights = None if weight is None else arrange(weight)
-        of_label = self._expected(metric, arrange(logits), arrange(target), weights, generator)
-        return 1 - self.metric.reduce(of_label, target, weight)
+        parts = self.metric.parts(logits, target, weight)
+        of_label = self._expected(self.metric.metric, *parts, generator)
+        return 1 - self.metric.reduce(of_label, self.metric.support(target, weight))
+
+    def _of_data(
+        self, rest: Rest, logits: Tensor, target: Tensor, weight: Tensor | None, generator: torch.Generator | None
+    ) -> Tensor:
+        """E[metric of all data with this batch drawn], its gradient times the number of batches in the data.
+
+        So the mean of the batches' gradients is the gradient of the whole, on which each batch has only its share.
+        """
+        parts = parts_of(self.metric, logits, target, weight)
+        others = rest.of(rows=len(target), parts=len(parts))
+        values, sums = [], []
+        for part, other in zip(parts, others, strict=True):
+            metric, policy = with_rest(part.metric, other), self._policy(part.metric, part.logits)
+            values.append(self.estimator(policy, Scorer(metric, part.target, part.weight), generator=generator))
+            sums.append(counted_in_batch(part, policy, generator=generator))
+        value = joined(self.metric, torch.stack(values), torch.stack(sums), others)
+        times = rest.times(rows=len(target))
+        if self.training:
+            rest.add(torch.cat(sums), rows=len(target))
+        return value.detach() + times * (value - value.detach())
 
     def _expected(
         self, metric: Metric, logits: Tensor, target: Tensor, weight: Tensor | None, generator: torch.Generator | None
     ) -> Tensor:
-        classes = len(self.policy.axes) - 1
-        axes = metric.item_axes
-        flat = logits.flatten(-axes - classes, -1 - classes) if axes > 1 else logits
-        return self.estimator(self.policy(flat), Scorer(metric, target, weight), generator=generator)
+        return self.estimator(self._policy(metric, logits), Scorer(metric, target, weight), generator=generator)
+
+    def _policy(self, metric: Metric, logits: Tensor) -> Policy:
+        classes, axes = len(self.policy.axes) - 1, metric.item_axes
+        return self.policy(logits.flatten(-axes - classes, -1 - classes) if axes > 1 else logits)
 
     def check(self, logits: Float[Tensor, "..."], target: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Refuse what is not logits and a target that fits them; see the class for the errors.

@@ -21,6 +21,7 @@ FLOORS = {
     "model": 4,
     "objective": 3,
     "stochastic": 3,
+    "scope": 3,
     "surrogates": 3,
     "estimators": 2,
     "credit": 1,

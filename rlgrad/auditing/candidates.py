@@ -18,9 +18,9 @@ from rlgrad.checks import describe
 from rlgrad.estimators import Estimator
 from rlgrad.metrics import CountMetric, Metric, Scorer
 from rlgrad.metrics.counts import count_dtype
+from rlgrad.objective import PolicyType
 from rlgrad.policies import Bernoulli
 from rlgrad.surrogates import Criterion
-from rlgrad.train.evaluation import PolicyType
 
 Kind = Literal["estimator", "surrogate"]
 Surrogate = TypeVar("Surrogate", contravariant=True)

@@ -16,9 +16,9 @@ from rlgrad.auditing.weights import PullBack
 from rlgrad.checks import check_logits, check_rows_of_several, check_target
 from rlgrad.estimators import Estimator
 from rlgrad.metrics import Metric, as_metric
+from rlgrad.objective import PolicyType
 from rlgrad.policies import Bernoulli, Categorical
 from rlgrad.surrogates import Criterion
-from rlgrad.train.evaluation import PolicyType
 
 
 def audit(

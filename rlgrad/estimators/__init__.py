@@ -9,6 +9,8 @@ from rlgrad.estimators.antithetic import arm as arm
 from rlgrad.estimators.antithetic import disarm as disarm
 from rlgrad.estimators.biased import gumbel_softmax as gumbel_softmax
 from rlgrad.estimators.biased import straight_through as straight_through
+from rlgrad.estimators.blockwise import blockwise as blockwise
+from rlgrad.estimators.blockwise import tiles as tiles
 from rlgrad.estimators.counterfactual import counterfactual as counterfactual
 from rlgrad.estimators.enumeration import enumeration as enumeration
 from rlgrad.estimators.enumeration import sum_and_sample as sum_and_sample
@@ -24,6 +26,7 @@ from rlgrad.estimators.relaxation import REBAR as REBAR
 from rlgrad.estimators.relaxation import RELAX as RELAX
 from rlgrad.estimators.relaxation import muprop as muprop
 from rlgrad.estimators.score_function import score_function as score_function
+from rlgrad.estimators.second_order import second_order as second_order
 from rlgrad.estimators.surrogate import Estimator as Estimator
 from rlgrad.estimators.without_replacement import inclusion_weighted as inclusion_weighted
 from rlgrad.estimators.without_replacement import unordered_set as unordered_set

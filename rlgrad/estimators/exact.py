@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rlgrad.checks import check_target
@@ -61,38 +61,30 @@ class exact:
         self, policy: Policy, score: Score, *, generator: torch.Generator | None = None
     ) -> Float[Tensor, "*batch"]:
         """E[reward] for each row, differentiable in the policy's logits."""
-        if isinstance(policy, Categorical):
-            return _of_classes(policy, *averaged(policy, score)).to(policy.logits.dtype)
+        if isinstance(policy, Categorical) and isinstance(score, Scorer) and isinstance(score.metric, ConfusionMetric):
+            return _of_classes(policy, score.metric, *_checked(policy, score)).to(policy.logits.dtype)
         metric, true, weight = counted(policy, score, who="exact")
         return _expectation(metric, _wide(torch.sigmoid, policy), true, _mask(weight)).to(policy.logits.dtype)
-
-
-def averaged(
-    policy: Categorical, score: Score
-) -> tuple[ConfusionMetric, Shaped[Tensor, "*batch items"], Shaped[Tensor, "*batch items"] | None]:
-    """The metric, classes and weights of a scorer, where the metric's expectation is a sum over classes.
-
-    Raises:
-        TypeError: it is not.
-        ValueError: another number of classes, or a target of another shape.
-    """
-    metric = score.metric if isinstance(score, Scorer) else None
-    formula = metric.formula if isinstance(metric, ConfusionMetric) else None
-    if not isinstance(score, Scorer) or not isinstance(metric, ConfusionMetric) or not is_exact(metric):
-        got = repr(metric or score) + (f" with absent={formula.absent!r}" if isinstance(formula, ClassAverage) else "")
-        raise TypeError(
-            f"exact needed an average of a CountMetric over classes, such as macro(f1, classes=3), got {got}; "
-            "use counterfactual or second_order"
-        )
-    check_classes(policy, score)
-    check_target(policy.logits, score.flat_target, axes=2)
-    return metric, *metric.split(score.target, score.weight)
 
 
 def is_exact(metric: ConfusionMetric) -> bool:
     """Whether ``exact`` knows the expectation of a metric of classes."""
     average = metric.formula
     return isinstance(average, ClassAverage) and (average.linear or average.average == "micro")
+
+
+def _checked(policy: Categorical, score: Scorer) -> tuple[Tensor, Tensor | None]:
+    metric = score.metric
+    assert isinstance(metric, ConfusionMetric)
+    if not is_exact(metric):
+        absent = f" with absent={metric.formula.absent!r}" if isinstance(metric.formula, ClassAverage) else ""
+        raise TypeError(
+            f"exact needed an average of a CountMetric over classes, such as macro(f1, classes=3), got {metric!r}"
+            f"{absent}; use counterfactual or second_order"
+        )
+    check_classes(policy, score)
+    check_target(policy.logits, score.flat_target, axes=2)
+    return metric.split(score.target, score.weight)
 
 
 def _of_classes(

@@ -7,18 +7,22 @@ from torch import nn
 
 from rlgrad.estimators.antithetic import arm, disarm
 from rlgrad.estimators.biased import gumbel_softmax, straight_through
+from rlgrad.estimators.blockwise import blockwise
 from rlgrad.estimators.counterfactual import counterfactual
 from rlgrad.estimators.enumeration import enumeration, sum_and_sample
 from rlgrad.estimators.exact import exact
 from rlgrad.estimators.perturbation import evolution_strategies, spsa
 from rlgrad.estimators.relaxation import REBAR, muprop
 from rlgrad.estimators.score_function import score_function
+from rlgrad.estimators.second_order import second_order
 from rlgrad.estimators.surrogate import Estimator
 from rlgrad.estimators.without_replacement import inclusion_weighted, unordered_set
 
 ESTIMATORS: dict[str, Callable[[], Estimator]] = {
     "exact": exact,
+    "second_order": second_order,
     "counterfactual": counterfactual,
+    "blockwise": blockwise,
     "score_function": score_function,
     "enumeration": enumeration,
     "sum_and_sample": sum_and_sample,

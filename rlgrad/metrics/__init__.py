@@ -1,5 +1,8 @@
 """Decisions and a target in, a reward out."""
 
+from rlgrad.metrics.adapters import from_program as from_program
+from rlgrad.metrics.adapters import from_sklearn as from_sklearn
+from rlgrad.metrics.adapters import from_torchmetrics as from_torchmetrics
 from rlgrad.metrics.averages import ClassAverage as ClassAverage
 from rlgrad.metrics.averages import LabelMetric as LabelMetric
 from rlgrad.metrics.averages import class_accuracy as class_accuracy
@@ -40,3 +43,4 @@ from rlgrad.metrics.scorer import Metric as Metric
 from rlgrad.metrics.scorer import Score as Score
 from rlgrad.metrics.scorer import Scorer as Scorer
 from rlgrad.metrics.scorer import as_metric as as_metric
+from rlgrad.metrics.summed import SummedMetric as SummedMetric

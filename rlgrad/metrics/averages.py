@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rlgrad.checks import check_decision, check_rows, describe
 from rlgrad.metrics.confusion import ConfusionMetric
-from rlgrad.metrics.counts import CountMetric, Counts
+from rlgrad.metrics.counts import CountMetric, Counts, count_dtype
 
 Average = Literal["macro", "micro", "weighted"]
 Absent = Literal["undefined", "skip", "skip_untrue"]
@@ -121,9 +121,14 @@ class LabelMetric:
         """
         check_decision(decision)
         check_rows(decision, target)
-        weights = None if weight is None else self.arrange(weight)
-        of_label = self.metric(self.arrange(decision), self.arrange(target), weights)
-        return self.reduce(of_label, target, weight)
+        of_label = self.metric(*self.parts(decision, target, weight))
+        return self.reduce(of_label, self.support(target, weight))
+
+    def parts(
+        self, values: Shaped[Tensor, "..."], target: Shaped[Tensor, "..."], weight: Shaped[Tensor, "..."] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Decisions or logits, target and weights as the rows that the count metric scores; see ``arrange``."""
+        return self.arrange(values), self.arrange(target), None if weight is None else self.arrange(weight)
 
     def arrange(self, values: Shaped[Tensor, "*any rows labels"]) -> Shaped[Tensor, "..."]:
         """A table as the rows of decisions that the count metric scores: one a label, or all in one for "micro"."""
@@ -131,16 +136,19 @@ class LabelMetric:
             raise ValueError(f"needed (rows, {self.labels}) for {self.name}, got {describe(values)}; name the labels")
         return values.flatten(-2) if self.average == "micro" else values.mT
 
-    def reduce(
-        self, of_label: Float[Tensor, "..."], target: Shaped[Tensor, "..."], weight: Shaped[Tensor, "..."] | None = None
-    ) -> Float[Tensor, "..."]:
-        """The average over labels, the last axis, of what ``arrange`` has set apart."""
+    def support(
+        self, target: Shaped[Tensor, "..."], weight: Shaped[Tensor, "..."] | None = None
+    ) -> Float[Tensor, "*batch labels"]:
+        """How many rows have each label, or what they weigh together."""
+        true, weight = self.metric.split(target.mT, None if weight is None else weight.mT)
+        return (true if weight is None else true * weight).sum(-1).to(count_dtype(target.device))
+
+    def reduce(self, of_label: Float[Tensor, "..."], support: Float[Tensor, "*batch labels"]) -> Float[Tensor, "..."]:
+        """The average over labels, the last axis of what ``arrange`` has set apart."""
         if self.average == "micro":
             return of_label
         if self.average == "macro":
             return of_label.mean(-1)
-        true, weight = self.metric.split(self.arrange(target), None if weight is None else self.arrange(weight))
-        support = (true if weight is None else true * weight).sum(-1).to(of_label)
         share = support / support.sum(-1, keepdim=True)
         return torch.where(share.isnan().any(-1), self.metric.undefined, (share * of_label).sum(-1))
 

@@ -210,18 +210,27 @@ class ConfusionMetric(JointItems):
         if weight is not None and weight.dtype != torch.bool:
             raise TypeError(f"needed items of equal weight to know the gains of {self.name}, got weights")
         confusion = hard_confusion(decision, target, self.classes, weight)
-        of_cell = self._of_moves(confusion).flatten(-3, -2)
+        of_cell = self.of_moves(confusion).flatten(-3, -2)
         cell = (target * self.classes + decision).long()[..., None].expand(*decision.shape, self.classes)
         gain = of_cell.gather(-2, cell)
         return gain if weight is None else gain.masked_fill(~weight[..., None], 0.0)
 
-    def _of_moves(self, confusion: Num[Tensor, "*rows true claimed"]) -> Float[Tensor, "*rows true claimed other"]:
-        """What moving one count from (true, claimed) to (true, other) adds to the metric."""
-        now = self.of_confusion(confusion)[..., None, None]
-        unit = torch.eye(self.classes, dtype=confusion.dtype, device=confusion.device)
+    def of_moves(
+        self, confusion: Num[Tensor, "*rows true claimed"], step: Float[Tensor, "*rows true claimed claimed"] | int = 1
+    ) -> Float[Tensor, "*rows true claimed claimed"]:
+        """What moving counts from (true, claimed) to (true, other), the last axis, adds to the metric.
+
+        Args:
+            confusion: hard or expected counts.
+            step: how many are moved.
+        """
+        counts = confusion.to(count_dtype(confusion.device))
+        now = self.of_confusion(counts)[..., None, None]
+        unit = torch.eye(self.classes, dtype=counts.dtype, device=counts.device)
         move = unit[None, :, :] - unit[:, None, :]  # claimed, other, class
         gains = []
         for true in range(self.classes):  # one row of the matrix at a time: classes^4 numbers
-            moved = confusion[..., None, None, :, :] + unit[true][:, None] * move[:, :, None, :]
+            row = move * (step if isinstance(step, int) else step[..., true, :, :, None])
+            moved = counts[..., None, None, :, :] + unit[true][:, None] * row[..., None, :]
             gains.append(self.of_confusion(moved) - now)
         return torch.stack(gains, -3)

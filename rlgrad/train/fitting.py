@@ -151,6 +151,7 @@ class _Run:
 
     def _pass(self, step: "_Step", epoch: int, batches: Iterable[Sequence[Tensor]]) -> float:
         self.model.train()
+        step.start_pass()
         losses, rows = 0.0, 0
         for number, (x, y) in enumerate(batches, start=1):
             losses += len(y) * step(*self.fabric.to_device((x, y)), where=f"epoch {epoch}, batch {number}")
@@ -237,6 +238,11 @@ class _Step:
                     self._refuse(f"the gradient of {name}", parameter.grad, where, "lower lr")
         self.optimizer.step()
         return float(loss.detach())
+
+    def start_pass(self) -> None:
+        """Tell a loss that counts the whole data set that it begins anew."""
+        if isinstance(self.stage.criterion, MetricLoss):
+            self.stage.criterion.start_pass()
 
     def check_weights(self, *, where: str) -> None:
         """Refuse to judge, let alone keep, weights that a step has thrown out of range."""

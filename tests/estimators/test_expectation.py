@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rlgrad import credit, policies
 from rlgrad.credit import Credit, MovingAverage, Play
-from rlgrad.estimators import Estimator, counterfactual, exact, score_function
+from rlgrad.estimators import Estimator, blockwise, counterfactual, exact, score_function
 from rlgrad.metrics import CountMetric, Metric, OpaqueMetric, Score, Scorer, f1
 from rlgrad.policies import Bernoulli, Categorical, Policy
 from rlgrad.surrogates import soft
@@ -64,6 +64,8 @@ UNBIASED = {
     "counterfactual credit, 2 draws": of_score(lambda: credit.counterfactual, 2),
     "counterfactual": Case(lambda: counterfactual(draws=1), 1),
     "counterfactual, 2 draws": Case(lambda: counterfactual(draws=2), 2),
+    "blockwise, pairs": Case(lambda: blockwise(draws=2, blocks=2), 2),
+    "blockwise, single": Case(lambda: blockwise(draws=2, blocks=1), 2),
     "exact": Case(exact, 0),
 }
 

@@ -8,6 +8,7 @@ import torch
 from sklearn.metrics import f1_score, hamming_loss
 from torch import Tensor
 
+from rlgrad import MetricLoss
 from rlgrad.metrics import CountMetric, OpaqueMetric, Scorer, as_metric, f1
 
 DECISION = torch.rand(5, 2, 8, generator=torch.Generator().manual_seed(1)) < 0.5
@@ -184,3 +185,93 @@ def test_as_metric_wraps_bare_functions_alone() -> None:
 @pytest.mark.parametrize("metric", [f1, OpaqueMetric(sklearn_f1)], ids=str)
 def test_a_scorer_is_its_metric_with_the_target_filled_in(metric: CountMetric | OpaqueMetric) -> None:
     assert torch.equal(Scorer(metric, TARGET)(DECISION), metric(DECISION, TARGET))
+
+
+# Rows of several axes, and ignored items.
+
+IMAGES = torch.rand(3, 2, 4, 6, generator=torch.Generator().manual_seed(3)) < 0.5
+MASKS = (torch.rand(2, 4, 6, generator=torch.Generator().manual_seed(4)) < 0.5).long()
+
+
+def corner(decision: Tensor, target: Tensor) -> float:
+    """Agreement in the upper left corner: of an image, and of nothing flatter."""
+    return float((decision[:2, :2] == target[:2, :2]).double().mean())
+
+
+def test_the_function_sees_rows_of_as_many_axes_as_are_asked_for() -> None:
+    expected = (IMAGES == MASKS)[..., :2, :2].double().mean((-1, -2))
+    torch.testing.assert_close(OpaqueMetric(corner, item_axes=2)(IMAGES, MASKS), expected)
+    torch.testing.assert_close(OpaqueMetric(corner).over(2)(IMAGES, MASKS), expected)
+    joint = OpaqueMetric(lambda decision, target: decision.shape == target.shape == (2, 4, 6)).over(3)(IMAGES, MASKS)
+    assert joint.tolist() == [1.0] * 3
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_batched_scores_drop_all_item_axes(axes: int) -> None:
+    metric = OpaqueMetric(lambda d, t: (d == t).double().flatten(-axes).mean(-1), batched=True, item_axes=axes)
+    torch.testing.assert_close(metric(IMAGES, MASKS), (IMAGES == MASKS).double().flatten(-axes).mean(-1))
+
+
+def test_a_sequence_arrives_without_its_padding() -> None:
+    target = TARGET.long()
+    target[0, 5:] = -100
+    target[1, ::2] = -100
+    metric = OpaqueMetric(sklearn_f1, ignore_index=-100)
+    expected = [[sklearn_f1(row[t != -100], t[t != -100]) for row, t in zip(d, target, strict=True)] for d in DECISION]
+    assert metric(DECISION, target).tolist() == expected
+    assert OpaqueMetric(sklearn_f1).ignoring(-100)(DECISION, target).tolist() == expected
+
+
+def test_a_row_of_padding_alone_arrives_empty() -> None:
+    target = TARGET.long()
+    target[1] = -100
+    scores = OpaqueMetric(lambda d, t: d.numel() + 10 * t.numel(), ignore_index=-100)(DECISION, target)
+    assert scores[:, 0].tolist() == [88.0] * 5
+    assert scores[:, 1].tolist() == [0.0] * 5
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_an_image_keeps_its_shape_and_is_marked_where_it_is_ignored(batched: bool) -> None:
+    masks = MASKS.clone()
+    masks[:, 1:3, 2:4] = 255
+    seen = []
+
+    def same_share(decision: Tensor, target: Tensor) -> Tensor:
+        seen.append((decision, target))
+        return (decision == target).double().flatten(-2).mean(-1)
+
+    metric = OpaqueMetric(same_share, batched=batched, item_axes=2, ignore_index=255)
+    scores = metric(IMAGES, masks)
+    ignored = masks == 255
+    torch.testing.assert_close(scores, ((masks == IMAGES) | ignored).double().mean((-1, -2)))
+    for decision, target in seen:
+        assert torch.equal(decision == 255, (target == 255).expand(decision.shape))
+        assert decision.shape[-2:] == (4, 6)
+    assert int(masks.sum()) == int(torch.where(ignored, 255, MASKS).sum())  # the caller's own are as they were
+
+
+def test_copies_leave_the_original_alone() -> None:
+    metric = OpaqueMetric(corner)
+    other = metric.over(2).ignoring(255)
+    assert (metric.item_axes, metric.ignore_index) == (1, None)
+    assert (other.item_axes, other.ignore_index) == (2, 255)
+    assert repr(other) == "OpaqueMetric(corner, item_axes=2, ignore_index=255)"
+
+
+@pytest.mark.usefixtures("as_a_user")
+def test_axes_that_are_not_there_are_refused() -> None:
+    with pytest.raises(ValueError, match="needed at least one axis"):
+        OpaqueMetric(corner, item_axes=0)
+    with pytest.raises(ValueError, match="needed 3 axes of items"):
+        OpaqueMetric(corner, item_axes=3)(IMAGES[0, 0], MASKS[0])
+
+
+def test_a_loss_of_images_has_no_gradient_where_they_are_ignored() -> None:
+    masks = MASKS.clone()
+    masks[:, 0, 0] = 255
+    logits = torch.zeros(2, 4, 6, requires_grad=True)
+    metric = OpaqueMetric(corner, item_axes=2, ignore_index=255)
+    loss = MetricLoss(metric, generator=torch.Generator().manual_seed(0))(logits, masks)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert (gradient[:, 0, 0] == 0).all()
+    assert (gradient[:, 1, 1] != 0).any()
