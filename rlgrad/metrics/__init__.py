@@ -33,6 +33,8 @@ from rlgrad.metrics.counts import CountMetric as CountMetric
 from rlgrad.metrics.counts import Counts as Counts
 from rlgrad.metrics.counts import expected_counts as expected_counts
 from rlgrad.metrics.counts import hard_counts as hard_counts
+from rlgrad.metrics.families import cost_matrix as cost_matrix
+from rlgrad.metrics.families import tversky_index as tversky_index
 from rlgrad.metrics.items import flat_items as flat_items
 from rlgrad.metrics.names import metric_named as metric_named
 from rlgrad.metrics.names import metric_names as metric_names
