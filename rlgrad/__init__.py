@@ -28,6 +28,7 @@ _HOMES = {
     "Downstream": "metrics",
     "ExpectedLoss": "stochastic",
     "MetricLoss": "objective",
+    "PlackettLuce": "policies",
     "Stage": "train",
     "audit": "auditing",
     "evaluate": "train",
@@ -54,6 +55,7 @@ if TYPE_CHECKING:  # the same names, for readers and type checkers
     from .objective import MetricLoss as MetricLoss
     from .policies import Bernoulli as Bernoulli
     from .policies import Categorical as Categorical
+    from .policies import PlackettLuce as PlackettLuce
     from .probing import probe as probe
     from .stochastic import ExpectedLoss as ExpectedLoss
     from .train import Stage as Stage

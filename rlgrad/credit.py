@@ -15,8 +15,8 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 from rlgrad.checks import check_target, describe, first_index, values_visible
-from rlgrad.metrics import ConfusionMetric, CountMetric, Score, Scorer
-from rlgrad.policies import Bernoulli, Categorical, Policy, slices
+from rlgrad.metrics import ConfusionMetric, CountMetric, RankingMetric, Score, Scorer
+from rlgrad.policies import Bernoulli, Categorical, PlackettLuce, Policy, independent, slices
 
 
 @dataclass(frozen=True)
@@ -175,17 +175,64 @@ def counterfactual(reward: Float[Tensor, "draws *batch"], play: Play | None) -> 
     minus the mean of what each alternative would have added; see ``gain`` for what that costs.
 
     Raises:
+        TypeError: decisions are not independent, as those of a ranking.
         ValueError: there is no play to ask.
 
     Source: Foerster, Farquhar, Afouras, Nardelli, Whiteson, Counterfactual multi-agent policy gradients (2018).
     """
     if play is None:
         raise ValueError("needed a play to ask what if, got none; pass Play(policy, decision, score)")
-    added = gain(play.policy, play.score, play.decision, reward=reward)
-    probs = play.policy.probs.detach().to(added)
-    if isinstance(play.policy, Bernoulli):
+    policy = independent(play.policy, who="counterfactual")
+    added = gain(policy, play.score, play.decision, reward=reward)
+    probs = policy.probs.detach().to(added)
+    if isinstance(policy, Bernoulli):
         return (play.decision.to(added) - probs) * added
     return -(probs * added).sum(-1)
+
+
+def leaves_one_out(credit: Credit) -> bool:
+    """Whether a credit compares a draw with the others, and needs another."""
+    return credit in (leave_one_out, reward_to_go)
+
+
+def reward_to_go(reward: Float[Tensor, "draws *batch"], play: Play | None) -> Float[Tensor, "draws *batch items"]:
+    """To each position of a ranking, what is gained at its rank and after, less the mean of that over the other draws.
+
+    A_dj = G_dj - (sum of G_ej over e != d) / (draws - 1),   G_dj = sum over ranks l >= j of gain of draw d at l
+
+    An item that is chosen does not change what was gained before, nor what the other draws gain, so that either may be
+    left out of its reward and the gradient is unbiased, with less variance than the whole reward for all positions.
+    Where all draws agree, as after the last rank that counts (k of an nDCG@k), it is exactly zero.
+
+    Raises:
+        TypeError: rewards that are no sums over ranks: anything but a Scorer of a RankingMetric, and PlackettLuce.
+        ValueError: there is no play to ask, or a single draw.
+
+    Source: Sutton, McAllester, Singh, Mansour (1999); for rankings: Singh, Joachims, Policy learning for fairness in
+        ranking (2019), Oosterhuis, Computationally efficient optimization of Plackett-Luce ranking models for relevance
+        and fairness (2021).
+
+    Example:
+        >>> from rlgrad.metrics import mrr
+        >>> play = Play(
+        ...     PlackettLuce(torch.zeros(3)), torch.tensor([[2, 0, 1], [1, 0, 2]]), Scorer(mrr(), torch.eye(3)[0])
+        ... )
+        >>> reward_to_go(play.score(play.decision), play)  # the first choices were alike, and both found it next
+        tensor([[0., 0., 0.],
+                [0., 0., 0.]], dtype=torch.float64)
+    """
+    if play is None:
+        raise ValueError("needed a play to find gains in, got none; pass Play(policy, decision, score)")
+    score = play.score
+    ranks = isinstance(score, Scorer) and isinstance(score.metric, RankingMetric)
+    if not ranks or not isinstance(play.policy, PlackettLuce):
+        got = score.metric if isinstance(score, Scorer) else score
+        raise TypeError(
+            f"reward_to_go needed a PlackettLuce policy and a Scorer of a RankingMetric, got "
+            f"{type(play.policy).__name__} and {got!r}; use leave_one_out"
+        )
+    gains = score.metric.gains_of(play.decision, score.target)
+    return leave_one_out(gains.flip(-1).cumsum(-1).flip(-1))
 
 
 def gain(
@@ -212,8 +259,10 @@ def gain(
         Categorical one, ``draws *batch items classes``: the reward with this class there less that of the decision.
 
     Raises:
+        TypeError: decisions are not independent, as those of a ranking.
         ValueError: a reward, or what the score's own ``gain`` returns, is not finite or of another shape.
     """
+    policy = independent(policy, who="counterfactual")
     if isinstance(policy, Bernoulli) and isinstance(score, Scorer) and isinstance(score.metric, CountMetric):
         metric, target, weight = counted(policy, score, who="counterfactual")
         return metric.gain(decision, target, weight).detach()

@@ -18,6 +18,7 @@ FLOORS = {
     "train": 4,
     "agent": 4,
     "tables": 4,
+    "images": 4,
     "model": 4,
     "objective": 3,
     "stochastic": 3,

@@ -427,7 +427,7 @@ def test_log_likelihood_is_the_weighted_sum(
     monkeypatch: pytest.MonkeyPatch,
     generator: torch.Generator,
 ) -> None:
-    monkeypatch.setattr(policies, "_SLICE", at_once)
+    monkeypatch.setattr(policies.shared, "_SLICE", at_once)
     logits = normal(2, 3) if policy is Bernoulli else normal(2, 3, 4)
     decision = policy(logits).sample(5, generator=generator)
     weight = normal(*decision.shape, seed=1) if per_item else normal(*decision.shape[:-1], seed=1)
@@ -444,7 +444,7 @@ def test_log_likelihood_is_the_weighted_sum(
 def test_slices_cover_every_draw_once(
     draws: int, items: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(policies, "_SLICE", 7)
+    monkeypatch.setattr(policies.shared, "_SLICE", 7)
     parts = list(policies.slices(draws, items))
     assert [part.stop - part.start for part in parts] == sizes
     assert [draw for part in parts for draw in range(draws)[part]] == list(range(draws))

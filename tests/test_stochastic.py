@@ -339,7 +339,7 @@ def test_an_empty_batch_has_a_loss_of_zero(make: Callable[[], nn.Module]) -> Non
 
 
 def test_portions_of_draws_differ(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rlgrad.policies._SLICE", 24)  # two draws of 4 rows of 3 units
+    monkeypatch.setattr("rlgrad.policies.shared._SLICE", 24)  # two draws of 4 rows of 3 units
     seen: list[Tensor] = []
 
     def look(policy: Bernoulli, score: Score, *, generator: torch.Generator | None = None) -> Tensor:

@@ -23,7 +23,7 @@ from rlgrad.estimators.surrogate import relaxed_rewards
 from rlgrad.metrics import Score
 from rlgrad.metrics.counts import count_dtype
 from rlgrad.objective import MetricLoss
-from rlgrad.policies import Policy
+from rlgrad.policies import Policy, independent
 from rlgrad.steps import RULES, Rule, straight_through
 from rlgrad.steps.rules import as_rule
 from rlgrad.stochastic import ExpectedLoss
@@ -49,6 +49,7 @@ def mean_field(policy: Policy, score: Score, *, generator: torch.Generator | Non
         >>> mean_field(Bernoulli(torch.zeros(2)), Downstream(lambda hidden: hidden.square().sum(-1)))
         tensor(0.5000)
     """
+    policy = independent(policy, who="mean_field")
     return relaxed_rewards(score, policy, policy.probs[None], who="mean_field")[0]
 
 

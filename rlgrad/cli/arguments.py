@@ -1,14 +1,15 @@
 """What commands have in common: names, the budget, a table as a problem; and the errors of a user."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 if TYPE_CHECKING:
     from rlgrad.study.comparison import Comparison
     from rlgrad.study.methods import TableMetric
+    from rlgrad.study.segmentation import Segmentation
     from rlgrad.tables import Problem
 
 # The names stand here once more so that --help need not import torch; a test holds them to the dictionaries.
@@ -29,6 +30,11 @@ STEP_METHODS = (
 OF_LABELS = (
     "with several target columns instance_ (each row is scored), macro_, micro_ or weighted_ (averages over labels) "
     "and one of these, or subset_accuracy"
+)
+SEGMENTATION_METRICS = "iou, corpus_iou, dice; miou, corpus_miou, mdice"  # of masks of yes and no; of classes
+SEGMENTATION_METHODS = (
+    "ce, ce-tuned, dice-tuned, ce_dice-tuned, dice, jaccard, tversky, focal, lovasz, ce_dice, score_function, "
+    "counterfactual, exact, ce+score_function, ce+counterfactual, ce+exact, ce_dice+exact"
 )
 MetricName = Annotated[str, tyro.conf.arg(metavar="NAME", help=f"What counts in the end, one of {METRICS}.")]
 TableMetricName = Annotated[
@@ -51,13 +57,16 @@ MethodNames = Annotated[
     tuple[str, ...],
     tyro.conf.arg(
         metavar="NAME ...",
-        help=f"Which methods, of {METHODS}, with several target columns also {LABEL_METHOD}; with --task steps, of "
-        f"{STEP_METHODS}.",
+        help=(
+            f"Which methods, of {METHODS}, with several target columns also {LABEL_METHOD}; with --task steps, of "
+            f"{STEP_METHODS}; with --task segmentation, of {SEGMENTATION_METHODS}, where ce_dice is a sum of two "
+            "losses and + means that one comes after the other."
+        ),
         help_behavior_hint="(default: all)",
     ),
 ]
 Network = Literal["linear", "mlp"]
-Task = Literal["table", "steps"]
+Task = Literal["table", "steps", "segmentation"]
 
 
 class BadInput(ValueError):
@@ -88,10 +97,11 @@ def metric_named(name: str | None, *, labels: int = 1) -> "TableMetric":
 
 def methods_named(names: tuple[str, ...], task: Task = "table", *, labels: int = 1) -> list[str]:
     """The methods of a task that are named, each once; all for none."""
-    from rlgrad.study import methods, steps
+    from rlgrad.study import methods, segmentation, steps
 
-    of_table = [*(methods.METHODS if labels == 1 else methods.LABEL_METHODS)]
-    known = [*steps.METHODS] if task == "steps" else of_table
+    of_table = methods.METHODS if labels == 1 else methods.LABEL_METHODS
+    of_task = {"table": list(of_table), "steps": list(steps.METHODS), "segmentation": list(segmentation.METHODS)}
+    known = of_task[task]
     for name in names:
         if name == LABEL_METHOD and name not in known:
             raise BadInput(f"needed several target columns for {name}, got one; pass --target A,B,... or leave it out")
@@ -129,3 +139,28 @@ def comparison_of(problem: "Problem", network: str, metric: "TableMetric", budge
     from rlgrad.study.methods import Budget as StudyBudget
 
     return Comparison(problem, network, metric, StudyBudget(**vars(budget)))
+
+
+def segmentation_of(
+    folder: Path | None, size: tuple[int, ...], metric: str | None, pictures: Path | None, budget: dict[str, Any]
+) -> "Segmentation":
+    """A folder of images as a setting, or generated images for none; those of several classes for a metric of such."""
+    from rlgrad.images import generated_problem, load_images
+    from rlgrad.study.segmentation import BUDGET, CLASS_METRICS, Segmentation, metric_named
+
+    if folder is None:
+        if size:
+            raise BadInput("needed a folder of images to bring to a size, got none; name it first")
+        problem = generated_problem("rare" if metric in CLASS_METRICS else "blobs")
+    else:
+        problem = load_images(folder, size=_both_sides(size))
+    named = metric_named(metric, len(problem.values))
+    setting = Segmentation(problem, named, replace(BUDGET, **budget), pictures)
+    problem.split(seed=0)  # what is wrong with the images would be wrong in every run
+    return setting
+
+
+def _both_sides(size: tuple[int, ...]) -> tuple[int, int] | None:
+    if len(size) > 2:
+        raise BadInput(f"needed a height and a width, or one number for both, got --size {' '.join(map(str, size))}")
+    return (size[0], size[-1]) if size else None

@@ -10,6 +10,7 @@ import tyro
 from rlgrad.cli.arguments import (
     METRICS,
     OF_LABELS,
+    SEGMENTATION_METRICS,
     BadInput,
     Budget,
     MethodNames,
@@ -19,15 +20,19 @@ from rlgrad.cli.arguments import (
     methods_named,
     metric_named,
     problem_of,
+    segmentation_of,
 )
 from rlgrad.files import check_writable
 
 if TYPE_CHECKING:
     from rlgrad.study.comparison import Comparison, Setting
+    from rlgrad.study.segmentation import Segmentation
 
+# The options that not every task takes.
 _OPTIONS: dict[Task, tuple[str, ...]] = {
-    "table": ("table", "target", "metric", "model", "positive", "no_header", "patience"),
+    "table": ("data", "target", "metric", "model", "positive", "no_header", "patience"),
     "steps": ("hidden",),
+    "segmentation": ("data", "metric", "size", "patience"),
 }
 
 
@@ -40,8 +45,9 @@ _MetricName = Annotated[
     str | None,
     _left_to_the_task(
         "NAME",
-        "f1, with several target columns instance_f1",
-        f"For a table: what counts in the end, one of {METRICS}; {OF_LABELS}.",
+        "f1, with several target columns instance_f1; of images iou, or miou where there are classes",
+        f"What counts in the end: of a table one of {METRICS}, {OF_LABELS}; of images one of {SEGMENTATION_METRICS}, "
+        "where the first three are of masks of yes and no.",
     ),
 ]
 
@@ -53,13 +59,15 @@ class Compare:
     Every run is a line of OUT/records.jsonl; started again, the command makes only the runs that are missing there.
     Without a table it runs on scikit-learn's handwritten digits, the 8 against the others. With --task steps it trains
     networks whose hidden units are hard steps to tell the ten digits apart, by surrogate derivatives and by policy
-    gradients, and takes no table.
+    gradients, and takes no table. With --task segmentation it trains a small U-Net on a folder of images with masks, or
+    on generated images without a folder, and draws the predictions of each method in OUT/predictions.png.
     """
 
-    table: tyro.conf.Positional[Path | None] = None
-    """CSV, TSV or Parquet file of numbers and text; values may be missing."""
+    data: Annotated[Path | None, tyro.conf.Positional, _left_to_the_task("TABLE|FOLDER", "built-in data")] = None
+    """CSV, TSV or Parquet file of numbers and text, whose values may be missing. With --task segmentation a folder of
+    images/ and masks/: PNG files of equal names, masks of 0 and one other number, or of classes 0, 1, 2, ..."""
     task: Task = "table"
-    """A metric on a table, or networks of hard steps."""
+    """A metric on a table, networks of hard steps, or masks of images."""
     target: str | None = None
     """Column to predict, which holds two labels; or several, with commas between."""
     metric: _MetricName = None
@@ -67,6 +75,9 @@ class Compare:
     """For a table: a linear model, or a network with two hidden layers of 64 units."""
     hidden: Annotated[tuple[int, ...], _left_to_the_task("INT ...", "1 2")] = ()
     """With --task steps: how many hidden layers of 128 units; each number makes a table of results."""
+    size: Annotated[tuple[int, ...], _left_to_the_task("INT ...", "the commonest, rounded up")] = ()
+    """With --task segmentation: height and width of all images, or one number for both, multiples of 4. Larger images
+    are cut at the centre; smaller ones are padded, and padding is not scored."""
     methods: MethodNames = ()
     seeds: int = 5
     """How many: seeds 0, 1, ... each split the rows anew."""
@@ -79,26 +90,29 @@ class Compare:
     """The file has no line of names: its columns are 0, 1, 2, ..."""
     workers: int = -1
     """Processes, of one thread each; -1 for one a processor core."""
-    epochs: Annotated[int | None, _left_to_the_task("INT", "100, with --task steps 60")] = None
-    """Passes over the training rows, for a table at most; half of them on each stage where a method has two."""
+    epochs: Annotated[int | None, _left_to_the_task("INT", "100, with --task steps 60, segmentation 20")] = None
+    """Passes over the training rows or images, for steps all, else at most; half of them on each stage where a method
+    has two."""
     lr: Annotated[float | None, _left_to_the_task("FLOAT", "0.01, with --task steps 0.003")] = None
     """Learning rate of Adam."""
     patience: Annotated[int | None, _left_to_the_task("INT", "20")] = None
-    """For a table: end a stage after this many epochs without a better validation metric."""
-    batch_size: Annotated[int | None, _left_to_the_task("INT", "256, with --task steps 64")] = None
-    """Rows a batch."""
+    """Not for steps: end a stage after this many epochs without a better validation metric."""
+    batch_size: Annotated[int | None, _left_to_the_task("INT", "256, with --task steps 64, segmentation 8")] = None
+    """Rows or images a batch."""
 
     def run(self) -> int:
         """Make the missing runs of each setting, then print its table and its sentence."""
         self._check()
-        settings: list[Setting]
-        if self.task == "steps":
-            settings, methods = self._steps(), methods_named(self.methods, "steps")
-        else:
+        settings: list[Setting] = []
+        labels = 1
+        if self.task == "table":
             comparison = self._comparison()
-            settings = [comparison]
-            methods = methods_named(self.methods, labels=len(comparison.problem.target.labels))
+            settings, labels = [comparison], len(comparison.problem.target.labels)
+        methods = methods_named(self.methods, self.task, labels=labels)
         seeds, path = range(self.seeds), self.out / "records.jsonl"
+        if self.task == "segmentation":
+            return self._segmentation(methods, seeds, path)
+        settings = settings or self._steps()
         check_writable(path)
         failed = False
         for number, setting in enumerate(settings):
@@ -108,10 +122,23 @@ class Compare:
         print(f"records: {path}")
         return int(failed)
 
+    def _segmentation(self, methods: list[str], seeds: range, path: Path) -> int:
+        budget = self._given("epochs", "lr", "patience", "batch_size")
+        setting = segmentation_of(self.data, self.size, self.metric, self.out / "pictures", budget)
+        methods = _possible(methods, setting, named=bool(self.methods))
+        check_writable(path)
+        print(f"{setting.problem.name}: {setting.problem.summary}")
+        _make_runs(setting, methods, seeds, path, self.workers)
+        failed = _print_result(setting, methods, seeds, path)
+        _draw(setting, methods, self.out / "predictions.png")
+        print(f"records: {path}")
+        return int(failed)
+
     def _check(self) -> None:
         for task, names in _OPTIONS.items():
-            given = [_spelled(name) for name in names if getattr(self, name) != getattr(Compare, name)]
-            if task != self.task and given:
+            others = [name for name in names if name not in _OPTIONS[self.task]]
+            given = [_spelled(name, task) for name in others if getattr(self, name) != getattr(Compare, name)]
+            if given:
                 raise BadInput(
                     f"needed options of --task {self.task}, got {', '.join(given)} of --task {task}; "
                     f"leave that out, or pass --task {task}"
@@ -123,7 +150,7 @@ class Compare:
 
     def _comparison(self) -> "Comparison":
         budget = Budget(**self._given("epochs", "lr", "patience", "batch_size"))
-        problem = problem_of(self.table, self.target, self.positive, self.no_header)
+        problem = problem_of(self.data, self.target, self.positive, self.no_header)
         metric = metric_named(self.metric, labels=len(problem.target.labels))
         comparison = comparison_of(problem, self.model or "linear", metric, budget)
         problem.split(seed=0)  # what is wrong with the table would be wrong in every run
@@ -140,8 +167,33 @@ class Compare:
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
-def _spelled(name: str) -> str:
-    return "a table file" if name == "table" else f"--{name.replace('_', '-')}"
+def _spelled(name: str, task: Task) -> str:
+    what = "a table file" if task == "table" else "a folder of images"
+    return what if name == "data" else f"--{name.replace('_', '-')}"
+
+
+def _possible(methods: list[str], setting: "Segmentation", *, named: bool) -> list[str]:
+    """The methods that are for masks of this kind; that a named one is not is an error."""
+    impossible = [method for method in methods if method not in setting.methods]
+    if named and impossible:
+        raise BadInput(
+            f"needed methods for masks of {len(setting.problem.values)} classes, got {', '.join(impossible)}, for "
+            f"masks of yes and no; there are {', '.join(setting.methods)}"
+        )
+    return [method for method in methods if method in setting.methods]
+
+
+def _draw(setting: "Segmentation", methods: list[str], path: Path) -> None:
+    """Draw what the methods decided on a few test images, as far as it was kept."""
+    from rlgrad.report.images import predictions
+
+    shown = setting.shown(methods)
+    if shown:
+        images, truth, _ = next(iter(shown.values()))
+        decisions = {method: each.decision for method, each in shown.items()}
+        title = f"{setting.task}: test images of seed 0, trained for {setting.metric_name}"
+        predictions(images, truth, decisions, path, title=title)
+        print(f"predictions: {path}")
 
 
 def _make_runs(setting: "Setting", methods: list[str], seeds: range, path: Path, workers: int) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from rlgrad.estimators.perturbed import perturbed_logits, soft_decision
 from rlgrad.estimators.surrogate import check_draws, relaxed_rewards
 from rlgrad.metrics import Score
-from rlgrad.policies import Policy
+from rlgrad.policies import Policy, independent
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ class straight_through:
         self, policy: Policy, score: Score, *, generator: torch.Generator | None = None
     ) -> Float[Tensor, "*batch"]:
         """The mean reward of the draws for each row, with the straight-through gradient."""
+        policy = independent(policy, who="straight_through")
         hard = policy.encode(policy.sample(self.draws, generator=generator))
         soft = policy.probs if self.through == "probs" else policy.logits.masked_fill(policy.logits.isinf(), 0.0)
         reward = relaxed_rewards(score, policy, _forward_backward(hard, soft), who="straight_through")
@@ -111,6 +112,7 @@ class gumbel_softmax:
         self, policy: Policy, score: Score, *, generator: torch.Generator | None = None
     ) -> Float[Tensor, "*batch"]:
         """The mean reward of the draws for each row, with the relaxation's gradient."""
+        policy = independent(policy, who="gumbel_softmax")
         perturbed, decision = perturbed_logits(policy, self.draws, generator=generator)
         soft = soft_decision(perturbed, policy, self.temperature)
         scored = _forward_backward(policy.encode(decision), soft) if self.hard else soft

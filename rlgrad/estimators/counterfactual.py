@@ -9,7 +9,7 @@ from torch import Tensor
 from rlgrad.credit import gain, rewards_of
 from rlgrad.estimators.surrogate import check_draws, with_gradient
 from rlgrad.metrics import Score
-from rlgrad.policies import Policy, slices
+from rlgrad.policies import Policy, independent, slices
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class counterfactual:
         draws: how many times all decisions are drawn for each estimate.
 
     Raises:
-        TypeError: draws are no whole number.
+        TypeError: draws are no whole number; on use, decisions that are not independent, as those of a ranking.
         ValueError: fewer draws than 1.
 
     Source: Titsias, Lazaro-Gredilla, Local expectation gradients for black box variational inference (2015). For yes
@@ -53,6 +53,7 @@ class counterfactual:
         self, policy: Policy, score: Score, *, generator: torch.Generator | None = None
     ) -> Float[Tensor, "*batch"]:
         """E[reward] for each row, differentiable in the policy's logits."""
+        policy = independent(policy, who="counterfactual")
         probs = policy.probs
         added = reward = torch.zeros(())
         for part in slices(self.draws, probs.numel()):

@@ -19,7 +19,7 @@ class enumeration:
 
         E[r] = sum over outcomes o of P(o) r(o)
 
-    No sampling and no variance, for up to 65536 outcomes a row, such as 16 yes/no decisions.
+    No sampling and no variance, for up to 65536 outcomes a row, such as 16 yes/no decisions or rankings of 8 items.
 
     Raises:
         ValueError: on use, with more outcomes.
@@ -41,7 +41,7 @@ class enumeration:
         """E[reward] for each row, differentiable in the policy's logits."""
         listed = outcomes(policy, who="enumeration")
         value = gradient = torch.zeros(())
-        for part in slices(len(listed), policy.probs.numel()):
+        for part in slices(len(listed), policy.logits.numel()):
             decision = rows_of(listed[part], policy)
             reward = rewards_of(score, decision)
             share = log_probs(policy, decision).exp() * reward

@@ -8,10 +8,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rlgrad.checks import describe
-from rlgrad.credit import Credit, Play, leave_one_out, rewards_of
+from rlgrad.credit import Credit, Play, leave_one_out, leaves_one_out, rewards_of
 from rlgrad.estimators.surrogate import check_draws, with_gradient
 from rlgrad.metrics import Score, Scorer
-from rlgrad.policies import Bernoulli, Categorical, Policy
+from rlgrad.policies import Policy, kind_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,10 +82,9 @@ class importance_weighted:
         generator: torch.Generator | None = None,
     ) -> "importance_weighted":
         """Draw from a policy, ask for the rewards, and remember both, and the advantages that ``credit`` finds."""
-        check_draws(draws, least=2 if credit is leave_one_out else 1)
-        behaviour = (Bernoulli if isinstance(policy, Bernoulli) else Categorical)(
-            policy.logits.detach().clone()
-        )  # an optimizer changes weights, and maybe logits, in place
+        check_draws(draws, least=2 if leaves_one_out(credit) else 1)
+        # A copy: an optimizer changes weights, and maybe logits, in place.
+        behaviour = kind_of(policy)(policy.logits.detach().clone())
         decision = policy.sample(draws, generator=generator)
         play = Play(behaviour, decision, score)
         reward = rewards_of(score, decision).detach()

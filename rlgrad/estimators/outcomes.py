@@ -1,6 +1,7 @@
 """Every outcome of a row of decisions, for the estimators that list them."""
 
 import math
+from itertools import permutations
 
 import torch
 from jaxtyping import Float, Shaped
@@ -8,17 +9,19 @@ from torch import Tensor
 
 from rlgrad.estimators.surrogate import per_logit
 from rlgrad.metrics.counts import count_dtype
-from rlgrad.policies import Bernoulli, Policy, slices
+from rlgrad.policies import Bernoulli, PlackettLuce, Policy, slices
 
 LIMIT = 1 << 16
 
 
 def outcomes(policy: Policy, *, who: str) -> Shaped[Tensor, "outcomes items"]:
-    """All lists of decisions that a row may hold, yes/no as bool, classes as integers.
+    """All lists of decisions that a row may hold, yes/no as bool, classes as integers, rankings as permutations.
 
     Raises:
         ValueError: there are more than 65536 of them.
     """
+    if isinstance(policy, PlackettLuce):
+        return _rankings(policy, who)
     yes_no = isinstance(policy, Bernoulli)
     items, classes = (policy.logits.shape[-1], 2) if yes_no else policy.logits.shape[-2:]
     if items * math.log2(max(classes, 1)) > math.log2(LIMIT):
@@ -30,6 +33,13 @@ def outcomes(policy: Policy, *, who: str) -> Shaped[Tensor, "outcomes items"]:
     place = classes ** torch.arange(items - 1, -1, -1, device=number.device)
     digits = number[:, None] // place % classes
     return digits.bool() if yes_no else digits
+
+
+def _rankings(policy: PlackettLuce, who: str) -> Shaped[Tensor, "outcomes items"]:
+    items = policy.logits.shape[-1]
+    if math.lgamma(items + 1) > math.log(LIMIT):
+        raise ValueError(f"{who} needed at most {LIMIT} outcomes a row, got {items}! rankings; use score_function")
+    return torch.tensor(list(permutations(range(items))), device=policy.logits.device).reshape(-1, items)
 
 
 def rows_of(decision: Shaped[Tensor, "outcomes items"], policy: Policy) -> Shaped[Tensor, "outcomes *batch items"]:
@@ -48,7 +58,7 @@ def log_probs(policy: Policy, decision: Shaped[Tensor, "outcomes *batch items"])
 
 def all_log_probs(policy: Policy, listed: Shaped[Tensor, "outcomes items"]) -> Float[Tensor, "*batch outcomes"]:
     """Log-probability of every outcome listed in each row, as many at once as fit."""
-    parts = slices(len(listed), policy.probs.numel())
+    parts = slices(len(listed), policy.logits.numel())
     return torch.cat([log_probs(policy, rows_of(listed[part], policy)) for part in parts]).movedim(0, -1)
 
 

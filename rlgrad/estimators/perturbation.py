@@ -11,7 +11,7 @@ from torch import Tensor
 from rlgrad.credit import rewards_of
 from rlgrad.estimators.surrogate import check_draws, per_logit, with_logit_gradient
 from rlgrad.metrics import Score
-from rlgrad.policies import Bernoulli, Categorical, Policy
+from rlgrad.policies import Policy, kind_of
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,7 @@ def _there_and_back(
     direction = noise((half, *logits.shape), logits, generator)
     uniform = policy.uniform(half, generator=generator)
     # Each perturbation is a row of a larger batch, with one draw.
-    kind = Bernoulli if isinstance(policy, Bernoulli) else Categorical
-    moved = [kind(logits + sign * size * direction) for sign in (1, -1)]
+    moved = [kind_of(policy)(logits + sign * size * direction) for sign in (1, -1)]
     decision = torch.cat([one.decide(uniform[None])[0] for one in moved])
     there, back = rewards_of(score, decision).unflatten(0, (2, half))
     slope = ((there - back) / (2 * size)).to(logits.dtype)

@@ -4,11 +4,11 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from rlgrad.policies import Bernoulli, Policy, open_uniform
+from rlgrad.policies import Bernoulli, Independent, open_uniform
 
 
 def perturbed_logits(
-    policy: Policy, draws: int, *, generator: torch.Generator | None = None
+    policy: Independent, draws: int, *, generator: torch.Generator | None = None
 ) -> tuple[Float[Tensor, "draws *logits"], Shaped[Tensor, "draws *batch items"]]:
     """Logits plus logistic noise, or log-probabilities plus Gumbel noise, differentiable in the logits; and decisions.
 
@@ -26,7 +26,7 @@ def perturbed_logits(
 
 
 def soft_decision(
-    perturbed: Float[Tensor, "draws *logits"], policy: Policy, temperature: float | Tensor
+    perturbed: Float[Tensor, "draws *logits"], policy: Independent, temperature: float | Tensor
 ) -> Float[Tensor, "draws *logits"]:
     """The decision relaxed: sigmoid or softmax of the perturbed logits over the temperature."""
     if isinstance(policy, Bernoulli):

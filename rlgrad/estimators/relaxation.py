@@ -12,7 +12,7 @@ from rlgrad.credit import checked, rewards_of
 from rlgrad.estimators.perturbed import perturbed_logits, soft_decision
 from rlgrad.estimators.surrogate import check_draws, is_differentiable, per_logit, relaxed_rewards, with_logit_gradient
 from rlgrad.metrics import Score
-from rlgrad.policies import Bernoulli, Policy
+from rlgrad.policies import Bernoulli, Independent, Policy, independent
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class muprop:
         self, policy: Policy, score: Score, *, generator: torch.Generator | None = None
     ) -> Float[Tensor, "*batch"]:
         """E[reward] for each row, differentiable in the policy's logits."""
+        policy = independent(policy, who="muprop")
         mean = policy.probs.detach()[None]
         decision = policy.sample(self.draws, generator=generator)
         reward = rewards_of(score, decision)
@@ -112,12 +113,13 @@ class REBAR(nn.Module):
         self, policy: Policy, score: Score, *, generator: torch.Generator | None = None
     ) -> Float[Tensor, "*batch"]:
         """E[reward] for each row, differentiable in the policy's logits."""
+        law = independent(policy, who="REBAR")
 
         def control(perturbed: Tensor) -> Tensor:
-            soft = soft_decision(perturbed, policy, self.log_temperature.exp())
-            return self.strength * relaxed_rewards(score, policy, soft, who="REBAR")
+            soft = soft_decision(perturbed, law, self.log_temperature.exp())
+            return self.strength * relaxed_rewards(score, law, soft, who="REBAR")
 
-        return _estimate(policy, score, control, self, generator=generator)
+        return _estimate(law, score, control, self, generator=generator)
 
 
 class RELAX(nn.Module):
@@ -181,22 +183,22 @@ class RELAX(nn.Module):
         self, policy: Policy, score: Score, *, generator: torch.Generator | None = None
     ) -> Float[Tensor, "*batch"]:
         """E[reward] for each row, differentiable in the policy's logits."""
-        differentiable = is_differentiable(score)
+        law, differentiable = independent(policy, who="RELAX"), is_differentiable(score)
         dtype = next((weight.dtype for weight in self.network.parameters()), policy.logits.dtype)
 
         def control(perturbed: Tensor) -> Tensor:
-            soft = soft_decision(perturbed, policy, self.log_temperature.exp())
+            soft = soft_decision(perturbed, law, self.log_temperature.exp())
             seen = soft.flatten(policy.axes[0]).to(dtype)
             guess = checked(self.network(seen), perturbed.shape[: policy.axes[0]], what="guesses")
             if differentiable:
-                guess = guess + self.strength * relaxed_rewards(score, policy, soft, who="RELAX")
+                guess = guess + self.strength * relaxed_rewards(score, law, soft, who="RELAX")
             return guess
 
-        return _estimate(policy, score, control, self, generator=generator)
+        return _estimate(law, score, control, self, generator=generator)
 
 
 def _estimate(
-    policy: Policy,
+    policy: Independent,
     score: Score,
     control: Callable[[Tensor], Tensor],
     learner: REBAR | RELAX,
@@ -233,7 +235,7 @@ def _learning(gradient: Tensor, weights: list[nn.Parameter]) -> Float[Tensor, ""
     return total - total.detach()
 
 
-def _coupling(perturbed: Tensor, decision: Tensor, policy: Policy) -> Tensor:
+def _coupling(perturbed: Tensor, decision: Tensor, policy: Independent) -> Tensor:
     """How much faster x moves than x~, which has its value: d(x - x~) / dz, in logits or log-probabilities.
 
     Given b, x~ = sign(b) softplus(noise - log P(not b)) moves by P(b) (1 - exp(-|x|)); among classes the largest stays,
@@ -256,7 +258,7 @@ def _slope(function: Callable[[Tensor], Tensor], at: Tensor, *, keep_graph: bool
     return (values if keep_graph else values.detach()), torch.zeros_like(leaf) if slope is None else slope
 
 
-def _through_probs(slope: Tensor, policy: Policy) -> Tensor:
+def _through_probs(slope: Tensor, policy: Independent) -> Tensor:
     """From a derivative in the probabilities to that in the logits."""
     probs = policy.probs.detach()
     if isinstance(policy, Bernoulli):
@@ -264,7 +266,7 @@ def _through_probs(slope: Tensor, policy: Policy) -> Tensor:
     return probs * (slope - (probs * slope).sum(-1, keepdim=True))
 
 
-def _through_log_probs(slope: Tensor, policy: Policy) -> Tensor:
+def _through_log_probs(slope: Tensor, policy: Independent) -> Tensor:
     """From a derivative in log-probabilities to that in the logits; yes/no decisions are perturbed in logits."""
     if isinstance(policy, Bernoulli):
         return slope

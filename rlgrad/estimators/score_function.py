@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rlgrad.credit import Credit, Play, leave_one_out, rewards_of
+from rlgrad.credit import Credit, Play, leave_one_out, leaves_one_out, rewards_of
 from rlgrad.estimators.surrogate import check_draws, with_gradient
 from rlgrad.metrics import Score
 from rlgrad.policies import Policy
@@ -47,7 +47,7 @@ class score_function:
     credit: Credit = leave_one_out
 
     def __post_init__(self) -> None:
-        check_draws(self.draws, least=2 if self.credit is leave_one_out else 1)
+        check_draws(self.draws, least=2 if leaves_one_out(self.credit) else 1)
 
     def __call__(
         self, policy: Policy, score: Score, *, generator: torch.Generator | None = None

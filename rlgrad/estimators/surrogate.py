@@ -9,7 +9,7 @@ from torch import Tensor
 from rlgrad.checks import check_target
 from rlgrad.credit import check_classes, checked
 from rlgrad.metrics import ConfusionMetric, CountMetric, Differentiable, Downstream, Score, Scorer
-from rlgrad.policies import Bernoulli, Categorical, Policy
+from rlgrad.policies import Bernoulli, Categorical, Independent, Policy
 
 
 @runtime_checkable
@@ -66,7 +66,7 @@ def is_differentiable(score: Score) -> TypeGuard[Differentiable]:
 
 
 def relaxed_rewards(
-    score: Score, policy: Policy, decision: Float[Tensor, "draws *logits"], *, who: str
+    score: Score, policy: Independent, decision: Float[Tensor, "draws *logits"], *, who: str
 ) -> Float[Tensor, "draws *batch"]:
     """The rewards of decisions that are no longer 0 or 1.
 
@@ -91,7 +91,7 @@ def relaxed_rewards(
     return checked(score.relaxed(decision), decision.shape[: policy.axes[0]], what="rewards")
 
 
-def _check_scorer(score: Scorer, policy: Policy, who: str) -> None:
+def _check_scorer(score: Scorer, policy: Independent, who: str) -> None:
     of_classes = isinstance(score.metric, ConfusionMetric)
     if of_classes != isinstance(policy, Categorical):
         needed = "Categorical" if of_classes else "Bernoulli"

@@ -39,6 +39,10 @@ from rlgrad.metrics.items import flat_items as flat_items
 from rlgrad.metrics.names import metric_named as metric_named
 from rlgrad.metrics.names import metric_names as metric_names
 from rlgrad.metrics.opaque import OpaqueMetric as OpaqueMetric
+from rlgrad.metrics.ranking import RankingMetric as RankingMetric
+from rlgrad.metrics.ranking import mrr as mrr
+from rlgrad.metrics.ranking import ndcg as ndcg
+from rlgrad.metrics.ranking import precision_at as precision_at
 from rlgrad.metrics.scorer import Differentiable as Differentiable
 from rlgrad.metrics.scorer import Downstream as Downstream
 from rlgrad.metrics.scorer import Metric as Metric

@@ -49,7 +49,7 @@ def cosine_against_cost(audit: Mapping[str, Any], path: str | Path) -> None:
     path = Path(path)
     if path.suffix.lower() not in (".svg", ".png"):
         raise ValueError(f"needed a file .svg or .png, got {path}; name it so")
-    _save(figure(audit), path)
+    save(figure(audit), path)
 
 
 def figure(audit: Mapping[str, Any]) -> "Figure":
@@ -212,7 +212,8 @@ def _covered(box: "Bbox", taken: Sequence["Bbox"], panel: "Axes") -> float:
     return float(sum(each.width * each.height for each in shared if each is not None))
 
 
-def _save(drawn: "Figure", path: Path) -> None:
+def save(drawn: "Figure", path: Path) -> None:
+    """Write a figure as its suffix says, whole or not at all."""
     from matplotlib import rc_context
 
     kind = path.suffix.lower().removeprefix(".")

@@ -69,6 +69,6 @@ def of_metric(
     """What ``value(metric, logits, target)`` gives for each row, or for each label and averaged as the metric says."""
     if isinstance(metric, LabelMetric):
         of_label = value(metric.metric, metric.arrange(logits), metric.arrange(target))
-        return metric.reduce(of_label, target)
+        return metric.reduce(of_label, metric.support(target))
     check_rows_of_several(flat_items(target, metric.item_axes))
     return value(metric, logits, target)

@@ -113,7 +113,8 @@ def _one_for_all(metric: CountMetric | LabelMetric, scores: Tensor, target: Tens
             raise ValueError(f"needed a table (rows, labels) for {metric.name}, got {describe(scores)}; flatten it")
         rows = metric.arrange(scores)
         # The average is linear in what the labels score: these are its weights.
-        share = metric.reduce(torch.eye(len(rows), dtype=torch.float64), target.cpu()) if rows.ndim > 1 else None
+        each = torch.eye(len(rows), dtype=torch.float64)
+        share = metric.reduce(each, metric.support(target).cpu()) if rows.ndim > 1 else None
         return _best_of_rows(metric.metric, rows, metric.arrange(target), share)
     check_rows_of_several(flat_items(target, metric.item_axes))
     return _best_of_rows(metric, flat_items(scores, metric.item_axes), target, None)

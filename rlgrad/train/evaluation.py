@@ -48,7 +48,8 @@ def evaluate(
         data: a pair of tensors, or an iterable of batches.
         metric: a CountMetric, or a function of one row's (decision, target).
         threshold: decisions are ``logits > threshold``; one, or one for each entry of the logits' last axis.
-        policy: Bernoulli, or Categorical, which decides for the most probable class; by default the metric's own.
+        policy: Bernoulli, Categorical, which decides for the most probable class, or PlackettLuce, which ranks by
+            logit; by default the metric's own.
         batch_size: rows a batch, where the data are tensors.
 
     Raises:
@@ -122,5 +123,5 @@ def _checked(logits: Tensor, target: Tensor, policy: PolicyType) -> Tensor:
             f"needed a target of shape {tuple(logits.shape)} for yes/no decisions on the logits {describe(logits)}, "
             f"got {describe(target)}; if the logits' last axis is classes, pass policy=rlgrad.Categorical"
         )
-    check_target(logits, target, axes=1 if policy is Bernoulli else 2)
+    check_target(logits, target, axes=len(policy.axes))
     return logits

@@ -51,7 +51,7 @@ POLICIES: dict[str, Policy] = {
 def test_gain_is_what_every_alternative_would_have_brought(
     policy: Policy, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(policies, "_SLICE", at_once)
+    monkeypatch.setattr(policies.shared, "_SLICE", at_once)
     score = network(None if isinstance(policy, Bernoulli) else 3)
     decision = drawn(policy)
     found = credit.gain(policy, score, decision)
@@ -77,7 +77,7 @@ def test_a_formula_and_the_same_as_a_black_box_agree(metric: str) -> None:
 
 @pytest.mark.parametrize("at_once", [1, 10, 24, 1 << 22])
 def test_a_score_is_asked_for_as_many_changes_at_once_as_fit(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(policies, "_SLICE", at_once)
+    monkeypatch.setattr(policies.shared, "_SLICE", at_once)
     asked: list[int] = []
 
     def score(decision: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ def test_a_score_is_asked_for_as_many_changes_at_once_as_fit(at_once: int, monke
 @pytest.mark.parametrize("at_once", [1, 3])
 @pytest.mark.parametrize("name", ["network, rows", "network, classes", "black box"])
 def test_unbiased_across_slices(name: str, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(policies, "_SLICE", at_once)
+    monkeypatch.setattr(policies.shared, "_SLICE", at_once)
     assert not bias(Case(lambda: counterfactual(draws=1), 1), PROBLEMS[name])
 
 

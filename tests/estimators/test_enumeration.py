@@ -51,7 +51,7 @@ def test_every_outcome_is_exact(problem: Problem) -> None:
 
 @pytest.mark.parametrize("at_once", [1, 7, 30])
 def test_slices_do_not_matter(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(policies, "_SLICE", at_once)
+    monkeypatch.setattr(policies.shared, "_SLICE", at_once)
     for name in ("profit, rows", "network, masked, rows"):
         problem = PROBLEMS[name]
         assert not distance(

@@ -90,7 +90,7 @@ def test_unbiased_with_three_draws() -> None:
     "name", ["counterfactual, 2 draws", "leave one out, 2 draws", "counterfactual credit, 2 draws"]
 )
 def test_unbiased_across_slices(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(policies, "_SLICE", 1)  # a slice for each draw
+    monkeypatch.setattr(policies.shared, "_SLICE", 1)  # a slice for each draw
     assert not bias(UNBIASED[name], of_metric(profit))
 
 
@@ -295,7 +295,7 @@ def test_many_draws_are_streamed_with_the_same_result(monkeypatch: pytest.Monkey
     decision = torch.rand(50, 3, 4, generator=torch.Generator().manual_seed(0)) < 0.5
     results = []
     for at_once in (1 << 22, 13, 30, 1):
-        monkeypatch.setattr(policies, "_SLICE", at_once)
+        monkeypatch.setattr(policies.shared, "_SLICE", at_once)
         logits = torch.linspace(-2, 2, 12, dtype=torch.float64).reshape(3, 4).requires_grad_()
         policy = ListedBernoulli(logits, decision)
         value = counterfactual(draws=50)(policy, Scorer(f1, TARGET.expand(3, 4)))

@@ -6,16 +6,10 @@ model/weights.safetensors    the network
 model/SHA256SUMS             of the three, verified on loading; ``sha256sum -c`` reads it too
 """
 
-import glob
 import json
 import math
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import nn
 
+from rlgrad.model.folder import check_finite, read_weights, replacing_model, verify, write_weights
 from rlgrad.tables import encode, load_preprocessor, save_preprocessor
 
 if TYPE_CHECKING:
@@ -33,7 +28,6 @@ if TYPE_CHECKING:
 _FORMAT = 2
 _FIRST_FORMAT = {"column": "target", "classes": "classes", "threshold": "threshold"}  # of its one label, now in labels
 _FILES = ("model.json", "preprocessing.skops", "weights.safetensors")
-_SUMS = "SHA256SUMS"
 
 
 def linear(inputs: int, outputs: int = 1) -> nn.Module:
@@ -170,27 +164,6 @@ class TableModel:
         return pd.DataFrame(columns)
 
 
-def check_destination(folder: str | Path, *, overwrite: bool) -> None:
-    """Find out before training whether the model can be saved there.
-
-    Raises:
-        FileExistsError: something is there, and ``overwrite`` is not asked for, or other files than a model's are.
-        OSError: no folder or file can be made there.
-    """
-    folder = Path(folder)
-    if folder.exists() and not overwrite:
-        raise FileExistsError(f"needed a new folder for the model, got {folder}, which exists; pass --overwrite")
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"needed a folder for the model, got the file {folder}; name another")
-    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    if names and (_SUMS not in names or not names <= {*_FILES, _SUMS}):
-        raise FileExistsError(f"needed a model to overwrite, got {folder} with other files; name another folder")
-    # The folders above are made when the model is saved, not now: the nearest one that exists must take a file.
-    above = next(parent for parent in folder.resolve().parents if parent.exists())
-    with tempfile.TemporaryFile(dir=above):
-        pass
-
-
 def save_model(model: TableModel, folder: str | Path, *, overwrite: bool = False) -> None:
     """Write a model folder, whole or not at all: it is made under another name and renamed when complete.
 
@@ -198,21 +171,12 @@ def save_model(model: TableModel, folder: str | Path, *, overwrite: bool = False
         FileExistsError, OSError: as ``check_destination``; an older model is left as it was.
         ValueError: a weight is not finite.
     """
-    from safetensors.torch import save_file
-
-    check_destination(folder, overwrite=overwrite)
-    weights = model.network.state_dict()
-    _check_finite(weights, "the network")
-    folder = Path(folder).resolve()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    _clear_remains(folder)
-    with _renamed_when_complete(folder) as part:
-        save_file(weights, part / "weights.safetensors")
+    check_finite(model.network.state_dict(), "the network")
+    with replacing_model(folder, _FILES, overwrite=overwrite) as part:
+        write_weights(model.network, part / "weights.safetensors")
         save_preprocessor(model.preprocessing, part / "preprocessing.skops")
         text = json.dumps({"format": _FORMAT, **asdict(model.description)}, indent=2, allow_nan=False)
         (part / "model.json").write_text(text + "\n", encoding="utf-8")
-        sums = "".join(f"{_sum(part / name)}  {name}\n" for name in _FILES)
-        (part / _SUMS).write_text(sums, encoding="utf-8")
 
 
 def load_model(folder: str | Path) -> TableModel:
@@ -226,10 +190,10 @@ def load_model(folder: str | Path) -> TableModel:
         ValueError: a file is not as it was saved, of another format, or holds a weight that is not finite.
     """
     folder = Path(folder)
-    _verify(folder)
+    verify(folder, _FILES)
     description = _read_description(folder / "model.json")
     network = build(description.network, description.inputs, len(description.labels), seed=0)
-    _load_weights(network, folder / "weights.safetensors")
+    read_weights(network, folder / "weights.safetensors")
     return TableModel(description, network, load_preprocessor(folder / "preprocessing.skops"))
 
 
@@ -249,84 +213,3 @@ def _read_description(path: Path) -> Description:
 def _read_label(label: dict[str, Any]) -> Label:
     negative, positive = label["classes"]
     return Label(**{**label, "classes": (negative, positive)})
-
-
-def _load_weights(network: nn.Module, path: Path) -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        weights = load_file(path)
-        _check_finite(weights, str(path))
-        if any(value.dtype != torch.float32 for value in weights.values()):
-            raise RuntimeError("weights other than float32")
-        network.load_state_dict(weights)
-    except (SafetensorError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"needed the weights of the model, got {path} ({reason}); train the model anew") from error
-
-
-def _verify(folder: Path) -> None:
-    if not (folder / _SUMS).is_file():
-        raise FileNotFoundError(f"needed a folder written by rlgrad train, got {folder}, which has no SHA256SUMS")
-    lines = (folder / _SUMS).read_text(encoding="utf-8", errors="replace").splitlines()
-    sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-    for name in _FILES:
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"needed {name} in {folder}, got none; copy the whole folder")
-        if sums.get(name) != _sum(folder / name):
-            raise ValueError(f"needed {folder / name} as it was saved, got other content; restore the folder")
-
-
-def _sum(path: Path) -> str:
-    return sha256(path.read_bytes()).hexdigest()
-
-
-def _check_finite(weights: dict[str, torch.Tensor], where: str) -> None:
-    for name, value in weights.items():
-        if not torch.isfinite(value).all():
-            raise ValueError(f"needed finite weights, got others for {name} in {where}; train it anew")
-
-
-@contextmanager
-def _renamed_when_complete(folder: Path) -> Iterator[Path]:
-    """A temporary folder beside the wanted one, which takes its place when the block is left without an error."""
-    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
-    try:
-        yield part
-        part.chmod(0o755)  # mkdtemp's is private
-        for path in (*part.iterdir(), part):
-            _synchronise(path)
-        old = part.with_suffix(".old")
-        if folder.exists():
-            folder.rename(old)
-        try:
-            part.rename(folder)
-        except BaseException:
-            if old.exists():
-                old.rename(folder)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
-        _synchronise(folder.parent)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
-def _clear_remains(folder: Path) -> None:
-    """Remove what a killed save left; a model that it had only moved aside comes back first."""
-    for old in folder.parent.glob(f".{glob.escape(folder.name)}.*.old"):
-        if folder.exists():
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            old.rename(folder)
-    for part in folder.parent.glob(f".{glob.escape(folder.name)}.*.part"):
-        shutil.rmtree(part, ignore_errors=True)
-
-
-def _synchronise(path: Path) -> None:
-    if os.name == "posix":  # elsewhere a folder cannot be opened
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

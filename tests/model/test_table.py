@@ -10,6 +10,7 @@ import sys
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,18 @@ import skops.io
 import torch
 from torch import nn
 
-from rlgrad import model as saving
-from rlgrad.model import NETWORKS, Description, Label, TableModel, build, check_destination, load_model, save_model
+from rlgrad.model import (
+    NETWORKS,
+    Description,
+    Label,
+    TableModel,
+    build,
+    check_destination,
+    load_model,
+    save_model,
+    table,
+)
+from rlgrad.model import folder as folder_module
 from rlgrad.tables import encode, fit_preprocessor
 
 TABLE = pd.DataFrame(
@@ -516,12 +527,19 @@ def fail(error: type[BaseException]) -> Any:
 
 
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
-@pytest.mark.parametrize("place", ["save_preprocessor", "_sum", "_synchronise"])
+@pytest.mark.parametrize(
+    ("module", "place"), [(table, "save_preprocessor"), (folder_module, "_sum"), (folder_module, "_synchronise")]
+)
 def test_an_error_while_saving_leaves_all_as_it_was(
-    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, error: type[BaseException]
+    saved: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    module: ModuleType,
+    place: str,
+    error: type[BaseException],
 ) -> None:
     before = content(saved)
-    monkeypatch.setattr(saving, place, fail(error))
+    monkeypatch.setattr(module, place, fail(error))
     for folder, overwrite in ((tmp_path / "new", False), (saved, True)):
         with pytest.raises(error, match="cut off"):
             save_model(a_model(seed=1), folder, overwrite=overwrite)
