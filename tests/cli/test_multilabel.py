@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 from sklearn.metrics import f1_score
 
-from rlgrad.cli import main
-from rlgrad.metrics import metric_named
-from rlgrad.study.methods import LABEL_METHODS
+from rlgrad.cli import arguments, main
+from rlgrad.metrics import metric_named, metric_names
+from rlgrad.study.methods import LABEL_METHODS, METHODS
 from rlgrad.study.records import read
-from rlgrad.tables import load_problem
+from rlgrad.tables import duplicate_groups, load_problem, split
 
 ROWS = 150
 QUICK = ["--epochs=2"]
@@ -57,11 +57,8 @@ def test_train_and_predict(capsys: pytest.CaptureFixture[str]) -> None:
     found, table = pd.read_csv("moods.csv", dtype=str), songs().astype(str)
     labels = ["sad", "calm", "loud, clear"]
     assert list(found) == [f"{what}_{label}" for label in labels for what in ("probability", "prediction")]
-    test = load_problem("songs.arff", labels).split(seed=0).test
-    features = songs()[["tempo", "pitch"]].round(3).astype(np.float64)
-    rows = [
-        int(np.flatnonzero(np.isclose(features["tempo"], x[0] * s + m, atol=1e-3))[0]) for x, s, m in scaled(test.x)
-    ]
+    problem = load_problem("songs.arff", labels)
+    rows = split(problem.target, duplicate_groups(problem.features), seed=0).test
     truth = table.iloc[rows][labels].to_numpy() == ["yes", "1", "1"]
     decided = found.iloc[rows][[f"prediction_{label}" for label in labels]].to_numpy() == ["yes", "1", "1"]
     assert float(score) == pytest.approx(f1_score(truth, decided, average="macro"), abs=1e-4)
@@ -72,13 +69,6 @@ def test_train_and_predict(capsys: pytest.CaptureFixture[str]) -> None:
         assert float(line.split()[-1]) == pytest.approx(f1_score(true, each), abs=6e-4)
     said = capsys.readouterr().out
     assert f"sad=yes for {(found['prediction_sad'] == 'yes').sum()}, calm=1 for " in said
-
-
-def scaled(x: np.ndarray) -> list[tuple[np.ndarray, float, float]]:
-    """Each encoded row with the scale and the mean of the tempo of training."""
-    parts = load_problem("songs.arff", "sad,calm").split(seed=0)
-    scaler = parts.transformer.named_transformers_["numeric"][-1]
-    return [(row, float(scaler.scale_[0]), float(scaler.mean_[0])) for row in x]
 
 
 def test_compare_all_methods(capsys: pytest.CaptureFixture[str]) -> None:
@@ -103,7 +93,6 @@ def test_the_saved_description_names_labels_classes_and_thresholds() -> None:
     ]
 
 
-ALL = "tempo,pitch,sad,calm,loud"
 BAD: list[tuple[list[str], str]] = [
     (["--target=sad,calm,sad"], "needed each target column once, got 'sad' again; .*"),
     (["--target=sad,"], "needed names of target columns, got 'sad,'; .*"),
@@ -153,3 +142,9 @@ def test_too_few_rows_of_a_class_name_the_label(capsys: pytest.CaptureFixture[st
 def test_audit_looks_at_one_label(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["audit", "songs.csv", "--target=sad,calm"]) == 2
     assert "needed one target column to audit, got --target sad,calm; name one" in capsys.readouterr().err
+
+
+def test_help_names_what_several_labels_bring() -> None:
+    assert {arguments.LABEL_METHOD} == set(LABEL_METHODS) - set(METHODS)
+    averages = {name.partition("_")[0] + "_" for name in metric_names(labels=2)} - {"subset_"}
+    assert all(average in arguments.OF_LABELS for average in averages)
