@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from rlgrad.metrics import OpaqueMetric
-from rlgrad.metrics.calling import Calling
+from rlgrad.metrics.calling import Calling, _Workers
+from rlgrad.metrics.outcomes import Call, Fault
 
 DECISION = torch.rand(4, 3, 5, generator=torch.Generator().manual_seed(1)) < 0.5
 TARGET = torch.rand(3, 5, generator=torch.Generator().manual_seed(2)) < 0.5
@@ -90,7 +91,7 @@ def test_an_error_in_a_worker_is_the_first_in_order_with_its_traceback() -> None
     assert torch.equal(OpaqueMetric(fails, workers=2)(decision[:12], torch.zeros(20)), torch.zeros(12).double())
 
 
-def test_hangs_and_deaths_count_as_the_penalty_and_blame_nobody_else() -> None:
+def test_hangs_and_deaths_count_as_the_penalty() -> None:
     def metric(decision: Tensor, target: Tensor) -> float:
         count = int(decision.sum())
         if count == 1:
@@ -110,6 +111,30 @@ def test_hangs_and_deaths_count_as_the_penalty_and_blame_nobody_else() -> None:
     assert scores.tolist() == [0, -1, -1, 3, 4, 5, 6, 7]
     assert len(told) == 1
     assert time.monotonic() - start < 40
+
+
+@pytest.mark.parametrize("on_error", ["raise", -1.0])
+def test_of_calls_in_flight_when_a_worker_is_lost_the_one_that_does_it_again_is_to_blame(on_error, monkeypatch) -> None:
+    repeated = []
+
+    def scripted(self: _Workers, waiting: deque[range]) -> list[int]:
+        calls = [call for share in waiting for call in share]
+        waiting.clear()
+        for call in calls:
+            self._note(call, (float(call),))
+        if len(calls) > 1:  # all but two are done when a worker dies
+            del self.found[2], self.found[5]
+            return [2, 5]
+        repeated.extend(calls)
+        return [call for call in calls if call == 5]
+
+    monkeypatch.setattr(_Workers, "_work", scripted)
+    calling = Calling(workers=2, on_error=on_error)
+    outcomes = _Workers(calling, Call(hits, "hits"), torch.zeros(8, 5), torch.zeros(1, 5)).outcomes()
+    assert repeated == [2, 5]
+    assert isinstance(outcomes[5], Fault)
+    assert outcomes[:5] == [(0.0,), (1.0,), (2.0,), (3.0,), (4.0,)]
+    assert outcomes[6:] == ([] if on_error == "raise" else [(6.0,), (7.0,)])
 
 
 @pytest.mark.usefixtures("as_a_user")

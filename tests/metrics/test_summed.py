@@ -100,6 +100,7 @@ def test_padding_is_taken_out_of_sentences_and_marked_in_images() -> None:
     target[:, :, 5:] = -100
     target[0, 1] = -100  # a row that only fills the batch
     assert torch.equal(SUMMED_F1.ignoring(-100)(DECISION, target), f1.over(2).ignoring(-100)(DECISION, target))
+    assert torch.equal(SUMMED_F1.ignoring(-100).apart()(DECISION, target), f1.ignoring(-100)(DECISION, target))
 
     def marked(decision: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         assert torch.equal(decision == -100, target == -100)
