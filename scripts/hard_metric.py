@@ -103,7 +103,7 @@ def split(task: Task, seed: int) -> list[tuple[Tensor, Tensor]]:
     return [(x[part], y[part]) for part in (train, validation, test)]
 
 
-def trained(task: Task, method: Method, seed: int) -> tuple[nn.Sequential, float]:
+def trained(task: Task, method: Method, seed: int) -> tuple[nn.Sequential, Threshold]:
     """A network of one hidden layer, trained, and the threshold of its decisions."""
     train, validation, _ = split(task, seed)
     torch.manual_seed(seed)  # of the initial weights, the same for every method

@@ -64,7 +64,7 @@ class Compare:
     """
 
     data: Annotated[Path | None, tyro.conf.Positional, _left_to_the_task("TABLE|FOLDER", "built-in data")] = None
-    """CSV, TSV or Parquet file of numbers and text, whose values may be missing. With --task segmentation a folder of
+    """CSV, TSV, ARFF or Parquet file of numbers and text, whose values may be missing. With --task segmentation a folder of
     images/ and masks/: PNG files of equal names, masks of 0 and one other number, or of classes 0, 1, 2, ..."""
     task: Task = "table"
     """A metric on a table, networks of hard steps, or masks of images."""

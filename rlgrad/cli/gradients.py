@@ -28,7 +28,7 @@ class Audit:
     """
 
     table: tyro.conf.Positional[Path | None] = None
-    """CSV, TSV or Parquet file of numbers and text; values may be missing."""
+    """CSV, TSV, ARFF or Parquet file of numbers and text; values may be missing."""
     target: str | None = None
     """Column to predict, which holds two labels."""
     metric: MetricName = "f1"

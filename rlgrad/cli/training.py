@@ -34,7 +34,7 @@ class Train:
     """
 
     table: tyro.conf.Positional[Path]
-    """CSV, TSV or Parquet file of numbers and text; values may be missing."""
+    """CSV, TSV, ARFF or Parquet file of numbers and text; values may be missing."""
     target: str
     """Column to predict, which holds two labels; or several, with commas between."""
     out: Path
@@ -86,7 +86,7 @@ class Predict:
     model: tyro.conf.Positional[Path]
     """Folder of the model."""
     table: tyro.conf.Positional[Path]
-    """CSV, TSV or Parquet file with the columns of training; others are ignored."""
+    """CSV, TSV, ARFF or Parquet file with the columns of training; others are ignored."""
     out: Path
     """CSV file to write: probability and predicted label for each row, in order; for each target column, if several."""
     no_header: bool = False
