@@ -26,6 +26,7 @@ from rlgrad.steps import Step
 from rlgrad.stochastic import policy_gradient
 from rlgrad.study.statistics import Interval, interval, verdict
 from rlgrad.text import code, markdown
+from rlgrad.train import Threshold
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 WIDTH, EPOCHS, BATCH, RATE = 64, 100, 128, 0.01

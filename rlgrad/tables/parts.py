@@ -123,8 +123,8 @@ def _cut_all_labels(
         left = (of_class & open_groups).sum(1)
         rarest = np.where(left > 0, left, len(part) + 1).argmin()
         for group in order[(of_class[rarest] & open_groups)[order]]:
-            # Where two parts lack as much, the one that lacks more in all.
-            part[group] = max(range(3 if test else 2), key=lambda at: (lacking[rarest, at], lacking[:, at].sum()))
+            # What the parts lack adds up to what is left, so a part that is to have none is never chosen.
+            part[group] = lacking[rarest].argmax()
             lacking[of_class[:, group], part[group]] -= 1
     parts = Split(*(np.flatnonzero(part == at) for at in range(3)))
     for members, name in zip(of_class, names, strict=True):
