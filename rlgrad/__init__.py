@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 _MODULES = [
     "auditing",
+    "constrained",
     "credit",
     "estimators",
     "metrics",
@@ -39,6 +40,7 @@ __all__ = ["__version__", *_MODULES, *_HOMES]
 
 if TYPE_CHECKING:  # the same names, for readers and type checkers
     from . import auditing as auditing
+    from . import constrained as constrained
     from . import credit as credit
     from . import estimators as estimators
     from . import metrics as metrics

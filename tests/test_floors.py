@@ -21,6 +21,7 @@ FLOORS = {
     "images": 4,
     "model": 4,
     "objective": 3,
+    "constrained": 3,
     "stochastic": 3,
     "scope": 3,
     "surrogates": 3,

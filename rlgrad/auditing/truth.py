@@ -15,7 +15,7 @@ from rlgrad.auditing.cost import timed
 from rlgrad.estimators import Estimator, counterfactual, enumeration, exact, score_function
 from rlgrad.estimators.count_law import SWITCH
 from rlgrad.metrics import CountMetric
-from rlgrad.policies import Bernoulli
+from rlgrad.policies import Bernoulli, independent
 
 OUTCOMES = 1 << 16  # of a row, up to which all are asked for
 NOISE = 0.01  # of the true gradient's norm: a long run ends there
@@ -103,7 +103,7 @@ def _exactly(point: Point[Any], estimator: Estimator, how: str) -> Found:
 
 
 def _beyond_the_law(batch: Batch) -> bool:
-    probs = batch.policy(batch.logits).probs.cpu().double()
+    probs = independent(batch.policy(batch.logits), who="audit").probs.cpu().double()
     true: Tensor = batch.target.cpu() == 1
     spread = probs * (1 - probs)
     variances = torch.stack([(spread * true).sum(-1), (spread * ~true).sum(-1)])
@@ -125,7 +125,7 @@ def _checked(batch: Batch, found: Found, seconds: float, seed: int) -> Found:
 
 def rarity_of(batch: Batch) -> Rarity:
     """Of the policy's decisions, rows flattened."""
-    probs = batch.policy(batch.logits.detach()).probs.cpu().double()
+    probs = independent(batch.policy(batch.logits.detach()), who="audit").probs.cpu().double()
     classes = 1 if batch.policy is Bernoulli else probs.shape[-1]
     return Rarity((probs * (1 - probs)).reshape(-1, batch.target.shape[-1], classes))
 

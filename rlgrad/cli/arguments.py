@@ -37,20 +37,15 @@ SEGMENTATION_METHODS = (
     "counterfactual, exact, ce+score_function, ce+counterfactual, ce+exact, ce_dice+exact"
 )
 MetricName = Annotated[str, tyro.conf.arg(metavar="NAME", help=f"What counts in the end, one of {METRICS}.")]
-TableMetricName = Annotated[
-    str | None,
-    tyro.conf.arg(
-        metavar="NAME",
-        help=f"What counts in the end, one of {METRICS}; {OF_LABELS}.",
-        help_behavior_hint="(default: f1, with several target columns instance_f1)",
-    ),
-]
 MethodName = Annotated[
     str,
     tyro.conf.arg(
         metavar="NAME",
-        help=f"How to train, one of {METHODS}; ce is cross-entropy, and ce+exact starts from its solution. With "
-        f"several target columns also {LABEL_METHOD}.",
+        help=(
+            f"How to train, one of {METHODS}; ce is cross-entropy, and ce+exact starts from its solution. With several "
+            f"target columns also {LABEL_METHOD}. With --task segmentation one of {SEGMENTATION_METHODS}; ce_dice is "
+            "the sum of the two losses."
+        ),
     ),
 ]
 MethodNames = Annotated[
@@ -73,18 +68,51 @@ class BadInput(ValueError):
     """What the user can mend: told in one line, with exit status 2."""
 
 
+def left_to_the_task(metavar: str, default: str, help: str | None = None) -> Any:
+    """An option that is None if left: some tasks refuse it, and others have a default of their own."""
+    return tyro.conf.arg(metavar=metavar, help=help, help_behavior_hint=f"(default: {default})")
+
+
 @dataclass
 class Budget:
     """What training may spend, the same for every method."""
 
-    epochs: int = 100
-    """Passes over the training rows, at most; half of them on each stage where a method has two."""
-    lr: float = 0.01
+    epochs: Annotated[int | None, left_to_the_task("INT", "100, of images 20")] = None
+    """Passes over the training rows or images, at most; half of them on each stage where a method has two."""
+    lr: Annotated[float | None, left_to_the_task("FLOAT", "0.01")] = None
     """Learning rate of Adam."""
-    patience: int = 20
+    patience: Annotated[int | None, left_to_the_task("INT", "20")] = None
     """End a stage after this many epochs without a better validation metric."""
-    batch_size: int = 256
-    """Rows a batch."""
+    batch_size: Annotated[int | None, left_to_the_task("INT", "256, of images 8")] = None
+    """Rows or images a batch."""
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """What is not left to the default of the task."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+def refuse_foreign(command: object, task: Task, options: dict[Task, tuple[str, ...]]) -> None:
+    """Refuse options that only other tasks take, where they are not what they are if left.
+
+    Args:
+        command: what was parsed.
+        task: the one that was asked for.
+        options: of each task, those that not every task takes.
+    """
+    for other, names in options.items():
+        foreign = [name for name in names if name not in options[task]]
+        given = [_spelled(name, other) for name in foreign if getattr(command, name) != getattr(type(command), name)]
+        if given:
+            raise BadInput(
+                f"needed options of --task {task}, got {', '.join(given)} of --task {other}; "
+                f"leave that out, or pass --task {other}"
+            )
+
+
+def _spelled(name: str, task: Task) -> str:
+    what = "a table file" if task == "table" else "a folder of images"
+    return what if name == "data" else f"--{name.replace('_', '-')}"
 
 
 def metric_named(name: str | None, *, labels: int = 1) -> "TableMetric":
@@ -138,7 +166,7 @@ def comparison_of(problem: "Problem", network: str, metric: "TableMetric", budge
     from rlgrad.study.comparison import Comparison
     from rlgrad.study.methods import Budget as StudyBudget
 
-    return Comparison(problem, network, metric, StudyBudget(**vars(budget)))
+    return Comparison(problem, network, metric, StudyBudget(**budget.given))
 
 
 def segmentation_of(
@@ -158,6 +186,17 @@ def segmentation_of(
     setting = Segmentation(problem, named, replace(BUDGET, **budget), pictures)
     problem.split(seed=0)  # what is wrong with the images would be wrong in every run
     return setting
+
+
+def possible_methods(methods: list[str], setting: "Segmentation", *, named: bool) -> list[str]:
+    """The methods that are for masks of this kind; that a named one is not is an error."""
+    impossible = [method for method in methods if method not in setting.methods]
+    if named and impossible:
+        raise BadInput(
+            f"needed methods for masks of {len(setting.problem.values)} classes, got {', '.join(impossible)}, for "
+            f"masks of yes and no; there are {', '.join(setting.methods)}"
+        )
+    return [method for method in methods if method in setting.methods]
 
 
 def _both_sides(size: tuple[int, ...]) -> tuple[int, int] | None:

@@ -17,9 +17,12 @@ from rlgrad.cli.arguments import (
     Network,
     Task,
     comparison_of,
+    left_to_the_task,
     methods_named,
     metric_named,
+    possible_methods,
     problem_of,
+    refuse_foreign,
     segmentation_of,
 )
 from rlgrad.files import check_writable
@@ -36,14 +39,9 @@ _OPTIONS: dict[Task, tuple[str, ...]] = {
 }
 
 
-def _left_to_the_task(metavar: str, default: str, help: str | None = None) -> Any:
-    """An option that is None if left: some tasks refuse it, and others have a default of their own."""
-    return tyro.conf.arg(metavar=metavar, help=help, help_behavior_hint=f"(default: {default})")
-
-
 _MetricName = Annotated[
     str | None,
-    _left_to_the_task(
+    left_to_the_task(
         "NAME",
         "f1, with several target columns instance_f1; of images iou, or miou where there are classes",
         f"What counts in the end: of a table one of {METRICS}, {OF_LABELS}; of images one of {SEGMENTATION_METRICS}, "
@@ -63,19 +61,20 @@ class Compare:
     on generated images without a folder, and draws the predictions of each method in OUT/predictions.png.
     """
 
-    data: Annotated[Path | None, tyro.conf.Positional, _left_to_the_task("TABLE|FOLDER", "built-in data")] = None
-    """CSV, TSV, ARFF or Parquet file of numbers and text, whose values may be missing. With --task segmentation a folder of
-    images/ and masks/: PNG files of equal names, masks of 0 and one other number, or of classes 0, 1, 2, ..."""
+    data: Annotated[Path | None, tyro.conf.Positional, left_to_the_task("TABLE|FOLDER", "built-in data")] = None
+    """CSV, TSV, ARFF or Parquet file of numbers and text, whose values may be missing. With --task segmentation a
+    folder of images/ and masks/: PNG files of equal names, masks of 0 and one other number, or of classes 0, 1, 2,
+    ..."""
     task: Task = "table"
     """A metric on a table, networks of hard steps, or masks of images."""
     target: str | None = None
     """Column to predict, which holds two labels; or several, with commas between."""
     metric: _MetricName = None
-    model: Annotated[Network | None, _left_to_the_task("{linear,mlp}", "linear")] = None
+    model: Annotated[Network | None, left_to_the_task("{linear,mlp}", "linear")] = None
     """For a table: a linear model, or a network with two hidden layers of 64 units."""
-    hidden: Annotated[tuple[int, ...], _left_to_the_task("INT ...", "1 2")] = ()
+    hidden: Annotated[tuple[int, ...], left_to_the_task("INT ...", "1 2")] = ()
     """With --task steps: how many hidden layers of 128 units; each number makes a table of results."""
-    size: Annotated[tuple[int, ...], _left_to_the_task("INT ...", "the commonest, rounded up")] = ()
+    size: Annotated[tuple[int, ...], left_to_the_task("INT ...", "the commonest, rounded up")] = ()
     """With --task segmentation: height and width of all images, or one number for both, multiples of 4. Larger images
     are cut at the centre; smaller ones are padded, and padding is not scored."""
     methods: MethodNames = ()
@@ -90,14 +89,14 @@ class Compare:
     """The file has no line of names: its columns are 0, 1, 2, ..."""
     workers: int = -1
     """Processes, of one thread each; -1 for one a processor core."""
-    epochs: Annotated[int | None, _left_to_the_task("INT", "100, with --task steps 60, segmentation 20")] = None
+    epochs: Annotated[int | None, left_to_the_task("INT", "100, with --task steps 60, of images 20")] = None
     """Passes over the training rows or images, for steps all, else at most; half of them on each stage where a method
     has two."""
-    lr: Annotated[float | None, _left_to_the_task("FLOAT", "0.01, with --task steps 0.003")] = None
+    lr: Annotated[float | None, left_to_the_task("FLOAT", "0.01, with --task steps 0.003")] = None
     """Learning rate of Adam."""
-    patience: Annotated[int | None, _left_to_the_task("INT", "20")] = None
+    patience: Annotated[int | None, left_to_the_task("INT", "20")] = None
     """Not for steps: end a stage after this many epochs without a better validation metric."""
-    batch_size: Annotated[int | None, _left_to_the_task("INT", "256, with --task steps 64, segmentation 8")] = None
+    batch_size: Annotated[int | None, left_to_the_task("INT", "256, with --task steps 64, of images 8")] = None
     """Rows or images a batch."""
 
     def run(self) -> int:
@@ -125,7 +124,7 @@ class Compare:
     def _segmentation(self, methods: list[str], seeds: range, path: Path) -> int:
         budget = self._given("epochs", "lr", "patience", "batch_size")
         setting = segmentation_of(self.data, self.size, self.metric, self.out / "pictures", budget)
-        methods = _possible(methods, setting, named=bool(self.methods))
+        methods = possible_methods(methods, setting, named=bool(self.methods))
         check_writable(path)
         print(f"{setting.problem.name}: {setting.problem.summary}")
         _make_runs(setting, methods, seeds, path, self.workers)
@@ -135,14 +134,7 @@ class Compare:
         return int(failed)
 
     def _check(self) -> None:
-        for task, names in _OPTIONS.items():
-            others = [name for name in names if name not in _OPTIONS[self.task]]
-            given = [_spelled(name, task) for name in others if getattr(self, name) != getattr(Compare, name)]
-            if given:
-                raise BadInput(
-                    f"needed options of --task {self.task}, got {', '.join(given)} of --task {task}; "
-                    f"leave that out, or pass --task {task}"
-                )
+        refuse_foreign(self, self.task, _OPTIONS)
         if self.seeds < 1:
             raise BadInput(f"needed at least one seed, got --seeds {self.seeds}; five tell more about luck")
         if self.workers == 0:
@@ -165,22 +157,6 @@ class Compare:
     def _given(self, *names: str) -> dict[str, Any]:
         """What is not left to the default of the task."""
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-
-
-def _spelled(name: str, task: Task) -> str:
-    what = "a table file" if task == "table" else "a folder of images"
-    return what if name == "data" else f"--{name.replace('_', '-')}"
-
-
-def _possible(methods: list[str], setting: "Segmentation", *, named: bool) -> list[str]:
-    """The methods that are for masks of this kind; that a named one is not is an error."""
-    impossible = [method for method in methods if method not in setting.methods]
-    if named and impossible:
-        raise BadInput(
-            f"needed methods for masks of {len(setting.problem.values)} classes, got {', '.join(impossible)}, for "
-            f"masks of yes and no; there are {', '.join(setting.methods)}"
-        )
-    return [method for method in methods if method in setting.methods]
 
 
 def _draw(setting: "Segmentation", methods: list[str], path: Path) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from rlgrad.credit import rewards_of
 from rlgrad.estimators.surrogate import check_draws, check_whole, with_gradient
 from rlgrad.metrics import Score, Scorer, SummedMetric
-from rlgrad.policies import Policy, slices
+from rlgrad.policies import Policy, independent, slices
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +34,8 @@ class blockwise:
             the rows of a SummedMetric.
 
     Raises:
-        TypeError: draws are no whole number; blocks are nothing of the kind.
+        TypeError: draws are no whole number; blocks are nothing of the kind; on use, decisions that are not
+            independent, as those of a ranking.
         ValueError: fewer draws than 2; on use, other than one block number an item, or no blocks for a metric that has
             none of its own.
 
@@ -68,6 +69,7 @@ class blockwise:
         self, policy: Policy, score: Score, *, generator: torch.Generator | None = None
     ) -> Float[Tensor, "*batch"]:
         """E[reward] for each row, differentiable in the policy's logits."""
+        policy = independent(policy, who="blockwise")
         decision = policy.sample(self.draws, generator=generator)
         if self.blocks is None:
             reward, weight = _of_rows(score, decision)

@@ -43,6 +43,7 @@ class importance_weighted:
     Source: Schulman, Wolski, Dhariwal, Radford, Klimov, Proximal policy optimization algorithms (2017).
 
     Example:
+        >>> from rlgrad import Bernoulli
         >>> from rlgrad.metrics import Scorer, f1
         >>> logits = torch.zeros(4, requires_grad=True)
         >>> score = Scorer(f1, torch.tensor([1, 0, 1, 0]))

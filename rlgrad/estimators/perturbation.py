@@ -35,6 +35,7 @@ class spsa:
         (1992).
 
     Example:
+        >>> from rlgrad import Bernoulli
         >>> from rlgrad.metrics import Scorer, f1
         >>> logits = torch.zeros(4, requires_grad=True)
         >>> score = Scorer(f1, torch.tensor([1, 0, 1, 0]))
@@ -77,6 +78,7 @@ class evolution_strategies:
         learning (2017); Nesterov, Spokoiny, Random gradient-free minimization of convex functions (2017).
 
     Example:
+        >>> from rlgrad import Bernoulli
         >>> from rlgrad.metrics import Scorer, f1
         >>> logits = torch.zeros(4, requires_grad=True)
         >>> score = Scorer(f1, torch.tensor([1, 0, 1, 0]))

@@ -27,7 +27,7 @@ class score_function:
 
     Raises:
         TypeError: draws are no whole number.
-        ValueError: fewer draws than 1, or than the 2 that leave_one_out needs.
+        ValueError: fewer draws than 1, or than the 2 that leave_one_out and reward_to_go need.
 
     Source: Williams (1992); Kool et al. (2019) for the default credit.
 

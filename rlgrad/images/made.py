@@ -96,7 +96,7 @@ def _blobs(canvas: _Canvas, size: int, rng: np.random.Generator, *, clusters: in
             axes = rng.uniform(0.06, 0.13, 2) * size
             shapes.append(_ellipse(canvas, centre, axes, rng.uniform(0, np.pi)))
             angle = rng.uniform(0, 2 * np.pi)
-            centre = centre + 1.7 * axes.mean() * np.array([np.sin(angle), np.cos(angle)])
+            centre = centre + 2.0 * axes.mean() * np.array([np.sin(angle), np.cos(angle)])
     return shapes
 
 

@@ -74,12 +74,10 @@ class ImageProblem:
     def summary(self) -> str:
         """How many images there are, their size, and how they came by it."""
         height, width = self.size
-        changed = (
-            [f"{self.cropped} cropped", f"{self.padded} padded"] if self.cropped or self.padded else ["as they were"]
-        )
+        fitted = f"{self.cropped} cropped, {self.padded} padded" if self.cropped or self.padded else "as they were"
         classes = "yes or no" if self.binary else f"{len(self.values)} classes"
         what = "colour" if self.x.shape[1] == 3 else "grey"
-        return f"{len(self.y)} {what} images of {height} x {width} ({', '.join(changed)}), {classes} a pixel"
+        return f"{len(self.y)} {what} images of {height} x {width} ({fitted}), {classes} a pixel"
 
     def split(self, *, seed: int, test: float = 0.25, validation: float = 0.2) -> ImageParts:
         """Cut the images into train, validation and test, equal images together, and normalise each channel.

@@ -35,6 +35,13 @@ from rlgrad.metrics.counts import expected_counts as expected_counts
 from rlgrad.metrics.counts import hard_counts as hard_counts
 from rlgrad.metrics.families import cost_matrix as cost_matrix
 from rlgrad.metrics.families import tversky_index as tversky_index
+from rlgrad.metrics.images import boundary_f1 as boundary_f1
+from rlgrad.metrics.images import hausdorff95 as hausdorff95
+from rlgrad.metrics.images import object_count_error as object_count_error
+from rlgrad.metrics.images import panoptic_quality as panoptic_quality
+from rlgrad.metrics.images import recognition_quality as recognition_quality
+from rlgrad.metrics.images import segmentation_quality as segmentation_quality
+from rlgrad.metrics.images import surface_dice as surface_dice
 from rlgrad.metrics.items import flat_items as flat_items
 from rlgrad.metrics.names import metric_named as metric_named
 from rlgrad.metrics.names import metric_names as metric_names
@@ -49,4 +56,7 @@ from rlgrad.metrics.scorer import Metric as Metric
 from rlgrad.metrics.scorer import Score as Score
 from rlgrad.metrics.scorer import Scorer as Scorer
 from rlgrad.metrics.scorer import as_metric as as_metric
+from rlgrad.metrics.sequences import ngram_precision as ngram_precision
+from rlgrad.metrics.sequences import span_f1 as span_f1
+from rlgrad.metrics.sequences import word_accuracy as word_accuracy
 from rlgrad.metrics.summed import SummedMetric as SummedMetric

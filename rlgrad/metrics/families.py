@@ -42,7 +42,8 @@ def tversky_index(alpha: float, beta: float) -> CountMetric:
 def cost_matrix(costs: Sequence[Sequence[int | float]] | Num[Tensor, "true claimed"]) -> ConfusionMetric:
     """Minus the mean cost of a decision among classes, where ``costs[true][claimed]`` says what each costs.
 
-    It is linear in the confusion matrix, so its policy gradient is exact: that of the expected cost.
+    It is linear in the confusion matrix, so that its soft surrogate and the estimator ``second_order`` both give the
+    expected cost, and its gradient, exactly.
 
     Args:
         costs: a square table, rows the truth; a negative cost is a gain.

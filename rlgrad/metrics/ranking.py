@@ -162,8 +162,8 @@ def mrr() -> RankingMetric:
     """
 
     def gains(relevance: Tensor) -> Tensor:
-        relevant = relevance > 0
-        return (relevant & (relevant.cumsum(-1) == 1)) / _ranks(relevance)
+        relevant = _relevant(relevance)
+        return relevant * (relevant.cumsum(-1) == 1) / _ranks(relevance)
 
     return RankingMetric(gains, name="mrr")
 
@@ -179,7 +179,7 @@ def precision_at(k: int) -> RankingMetric:
         tensor(0.5000, dtype=torch.float64)
     """
     _check_rank(k)
-    return RankingMetric(lambda relevance: ((relevance > 0) & (_ranks(relevance) <= k)) / k, name=f"precision@{k}")
+    return RankingMetric(lambda relevance: _relevant(relevance) * (_ranks(relevance) <= k) / k, name=f"precision@{k}")
 
 
 def check_ranking(decision: Shaped[Tensor, "*rows places"], items: int) -> Bool[Tensor, "*rows items"]:
@@ -218,6 +218,10 @@ def _relevance(target: Shaped[Tensor, "*batch items"]) -> Float[Tensor, "*batch 
             "what fills up a list is named by ignoring(value)"
         )
     return relevance
+
+
+def _relevant(relevance: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    return (relevance > 0).to(relevance.dtype)
 
 
 def _ranks(relevance: Tensor) -> Float[Tensor, " items"]:

@@ -41,8 +41,8 @@ def span_counts(decision: Row, target: Row, *, tags: Sequence[str]) -> tuple[int
         Spans found, spans claimed, true spans.
 
     Raises:
-        TypeError: decisions that are not integers.
-        ValueError: shapes differ, numbers that are no tag's, names that are not in IOB2.
+        TypeError: decisions that are not integers; tags in one text.
+        ValueError: shapes differ or have several axes, numbers that are no tag's, names that are not in IOB2.
 
     Source: Tjong Kim Sang, Buchholz, Introduction to the CoNLL-2000 shared task: chunking (2000).
 
@@ -50,7 +50,8 @@ def span_counts(decision: Row, target: Row, *, tags: Sequence[str]) -> tuple[int
         >>> span_counts(np.array([1, 2, 0, 2]), np.array([1, 2, 0, 0]), tags=["O", "B-NP", "I-NP"])
         (1, 2, 1)
     """
-    scheme = _read_tags(tuple(tags))
+    scheme = _read_tags(_names(tags))
+    _sequence(decision, "decision")
     claimed, true = (_spans(numbers, scheme) for numbers in aligned(decision, target))
     found = claimed[claimed == true]
     return _spans_among(found), _spans_among(claimed), _spans_among(true)
@@ -67,7 +68,7 @@ def edit_distance(decision: Row, target: Row) -> int:
         target: tokens.
 
     Raises:
-        TypeError, ValueError: tokens are not whole numbers.
+        TypeError, ValueError: tokens are not whole numbers, or not of one axis.
 
     Source: Myers, A fast bit-vector algorithm for approximate string matching (1999), as simplified by Hyyrö (2003).
 
@@ -75,8 +76,7 @@ def edit_distance(decision: Row, target: Row) -> int:
         >>> edit_distance(np.array([1, 2, 3]), np.array([2, 3, 4]))
         2
     """
-    claimed, true = whole_numbers(decision, what="decision").tolist(), whole_numbers(target, what="target").tolist()
-    return _edit_distance(claimed, true)
+    return _edit_distance(_sequence(decision, "decision").tolist(), _sequence(target, "target").tolist())
 
 
 def error_counts(decision: Row, target: Row, *, blank: int | None = None, collapse: bool = False) -> tuple[int, int]:
@@ -145,15 +145,17 @@ def span_f1(tags: Sequence[str], *, ignore_index: int | None = None) -> SummedMe
         ignore_index: target value of the tokens that are taken out, such as padding.
 
     Raises:
-        ValueError: names that are not in IOB2.
+        TypeError: tags in one text.
+        ValueError: names that are not in IOB2, or one that is there twice.
 
     Example:
         >>> metric = span_f1(["O", "B-NP", "I-NP"], ignore_index=-100)
         >>> metric(torch.tensor([[1, 2, 0, 2], [1, 1, 0, 0]]), torch.tensor([[1, 2, 0, 0], [1, 1, -100, -100]]))
         tensor(0.8571, dtype=torch.float64)
     """
-    _read_tags(tuple(tags))
-    statistic = partial(span_counts, tags=tuple(tags))
+    names = _names(tags)
+    _read_tags(names)
+    statistic = partial(span_counts, tags=names)
     return SummedMetric(statistic, _span_f1, undefined=1.0, name="span_f1", ignore_index=ignore_index)
 
 
@@ -221,15 +223,22 @@ def _bleu(*sums: Tensor, smooth: bool) -> Tensor:
     return brevity * precisions.log().mean(0).exp()
 
 
+def _names(tags: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(tags, str):
+        raise TypeError(f"needed a list of tags' names, got {tags!r}; write [{tags!r}]")
+    return tuple(tags)
+
+
 @lru_cache(maxsize=16)
 def _read_tags(tags: tuple[str, ...]) -> _Tags:
     for tag in tags:
         if tag != "O" and not tag.startswith(("B-", "I-")):
             raise ValueError(f"needed tags O, B-X and I-X, got {tag!r}; IOB2 has no others")
-    kinds = {kind: number for number, kind in enumerate(dict.fromkeys(["O", *(tag[2:] for tag in tags if tag != "O")]))}
-    return _Tags(
-        np.array([kinds["O" if tag == "O" else tag[2:]] for tag in tags]), np.array([tag[0] == "B" for tag in tags])
-    )
+    if len(set(tags)) < max(1, len(tags)):
+        raise ValueError(f"needed the names of all tags, each once, got {list(tags)}")
+    types = sorted({tag[2:] for tag in tags if tag != "O"})
+    kind = [0 if tag == "O" else 1 + types.index(tag[2:]) for tag in tags]
+    return _Tags(np.array(kind), np.array([tag.startswith("B") for tag in tags]))
 
 
 def _spans(numbers: Numbers, scheme: _Tags) -> Int64[np.ndarray, " tokens"]:
@@ -271,10 +280,15 @@ def _edit_distance(claimed: list[int], true: list[int]) -> int:
     return distance
 
 
-def _tokens(values: Row, what: str, blank: int | None, collapse: bool) -> list[int]:
+def _sequence(values: Row, what: str) -> Numbers:
     numbers = whole_numbers(values, what=what)
     if numbers.ndim != 1:
         raise ValueError(f"needed a {what} of one sequence, got the shape {numbers.shape}; see row_axes and item_axes")
+    return numbers
+
+
+def _tokens(values: Row, what: str, blank: int | None, collapse: bool) -> list[int]:
+    numbers = _sequence(values, what)
     if collapse:
         numbers = numbers[np.append(True, numbers[1:] != numbers[:-1])[: len(numbers)]]
     kept = numbers >= 0

@@ -57,7 +57,7 @@ class UNet(nn.Module):
 
 def _block(inputs: int, outputs: int) -> nn.Sequential:
     convolutions = (nn.Conv2d(width, outputs, 3, padding=1, bias=False) for width in (inputs, outputs))
-    layers = ((each, nn.GroupNorm(outputs // 8, outputs), nn.ReLU(inplace=True)) for each in convolutions)
+    layers = ((each, nn.GroupNorm(outputs // 8, outputs), nn.LeakyReLU(0.1, inplace=True)) for each in convolutions)
     return nn.Sequential(*(layer for three in layers for layer in three))
 
 

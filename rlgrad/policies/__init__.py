@@ -12,6 +12,7 @@ from rlgrad.policies.categorical import Categorical as Categorical
 from rlgrad.policies.divergence import kl_divergence as kl_divergence
 from rlgrad.policies.kinds import Independent as Independent
 from rlgrad.policies.kinds import Policy as Policy
+from rlgrad.policies.kinds import PolicyType as PolicyType
 from rlgrad.policies.kinds import independent as independent
 from rlgrad.policies.kinds import kind_of as kind_of
 from rlgrad.policies.plackett_luce import PlackettLuce as PlackettLuce

@@ -6,6 +6,7 @@ from rlgrad.policies.plackett_luce import PlackettLuce
 
 Independent = Bernoulli | Categorical
 Policy = Independent | PlackettLuce
+PolicyType = type[Bernoulli] | type[Categorical] | type[PlackettLuce]
 
 
 def independent(policy: Policy, *, who: str) -> Independent:
@@ -26,7 +27,7 @@ def independent(policy: Policy, *, who: str) -> Independent:
     return policy
 
 
-def kind_of(policy: Policy) -> type[Bernoulli] | type[Categorical] | type[PlackettLuce]:
+def kind_of(policy: Policy) -> PolicyType:
     """The kind of a policy, which makes another one from logits; that of a subclass is its parent's.
 
     Example:

@@ -128,9 +128,10 @@ class PlackettLuce:
 
     @property
     def _scores(self) -> Float[Tensor, "*batch items"]:
-        """Logits in double precision, masked ones finite, moved to a log-sum of zero: large ones keep their digits."""
-        scores = finite(self.logits.to(count_dtype(self.logits.device))).masked_fill(self._masked, _LAST)
-        return scores - scores.detach().logsumexp(-1, keepdim=True)
+        """Logits in double precision, moved to a log-sum of zero, where large ones keep their digits; all finite."""
+        scores = finite(self.logits.to(count_dtype(self.logits.device)))
+        log_sum = scores.detach().masked_fill(self._masked, _LAST).logsumexp(-1, keepdim=True)
+        return (scores - log_sum).masked_fill(self._masked, _LAST)
 
     @property
     def _masked(self) -> Bool[Tensor, "*batch items"]:

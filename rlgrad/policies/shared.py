@@ -32,7 +32,7 @@ def wide(logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
 
 def finite(logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Logits in bounds: beyond, sigmoid is 0 or 1 to the last bit; within, sums of log-probabilities do not overflow."""
+    """Logits in bounds: beyond, sigmoid is 0 or 1 to the last bit; within, sums of log-probabilities are finite."""
     return logits.clamp(-1e30, 1e30)
 
 

@@ -1,8 +1,8 @@
 """Predictions beside the truth as a picture: a few images in rows, a column for each method, errors in colour."""
 
 from collections.abc import Mapping
+from math import ceil
 from pathlib import Path
-from textwrap import fill
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +19,7 @@ _COLOURS = {"right": "#FFFFFF", "false alarm": "#E69F00", "missed": "#56B4E9", "
 _CLASSES = ("#FFFFFF", "#009E73", "#F0E442", "#D55E00", "#0072B2", "#CC79A7", "#56B4E9", "#E69F00")
 _DIMMED = 0.55  # of the image's light, where it lies under the colours
 _PADDED = -1
+_A_LINE = 8  # methods beside one another
 
 
 def predictions(
@@ -61,21 +62,42 @@ def figure(
     if not decisions or any(decision.shape != truth.shape for decision in decisions.values()):
         got = {name: decision.shape for name, decision in decisions.items()}
         raise ValueError(f"needed decisions on images {truth.shape}, got {got}; pass those of one split")
-    rows, columns = len(images), 2 + len(decisions)
+    blocks = _blocks(list(decisions))
+    rows, columns = len(images) * len(blocks), 2 + len(blocks[0])
     ratio = truth.shape[1] / truth.shape[2]
-    drawn = Figure(figsize=(1.3 * columns + 0.2, 1.3 * ratio * rows + 1.0), layout="constrained")
+    drawn = Figure(figsize=(1.3 * columns + 0.2, 1.3 * ratio * rows + 0.3 * len(blocks) + 0.6), layout="constrained")
     panels = drawn.subplots(rows, columns, squeeze=False)
-    for row in range(rows):
+    for panel in panels.flat:
+        panel.set_axis_off()
+    for at, names in enumerate(blocks):
+        _draw(
+            panels[at * len(images) : (at + 1) * len(images)], images, truth, {name: decisions[name] for name in names}
+        )
+    _explain(drawn, truth, title)
+    return drawn
+
+
+def _blocks(names: list[str]) -> list[list[str]]:
+    """The names in as few lines as fit a page, and these as even as can be."""
+    lines = ceil(len(names) / _A_LINE)
+    return [list(line) for line in np.array_split(np.array(names, dtype=object), lines)]
+
+
+def _draw(
+    panels: np.ndarray,
+    images: UInt8[np.ndarray, "images height width channels"],
+    truth: Int[np.ndarray, "images height width"],
+    decisions: Mapping[str, Int[np.ndarray, "images height width"]],
+) -> None:
+    """One row for each image: itself, the truth and the decisions."""
+    for row, line in enumerate(panels):
         light = _light(images[row], truth[row])
         shown = {"image": light, "truth": coloured_truth(light, truth[row])}
         shown |= {name: coloured(light, truth[row], decision[row]) for name, decision in decisions.items()}
-        for panel, (name, picture) in zip(panels[row], shown.items(), strict=True):
+        for panel, (name, picture) in zip(line, shown.items(), strict=False):
             panel.imshow(picture, interpolation="nearest", vmin=0, vmax=1)
-            panel.set_axis_off()
             if row == 0:
-                panel.set_title(fill(name.replace("_", " "), width=13), fontsize=8, parse_math=False)
-    _explain(drawn, truth, title)
-    return drawn
+                panel.set_title(name.replace("+", "+\n"), fontsize=8, parse_math=False)
 
 
 def coloured(

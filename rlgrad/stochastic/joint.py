@@ -9,7 +9,7 @@ from torch import Tensor
 from rlgrad.credit import gain, rewards_of
 from rlgrad.metrics import Scorer
 from rlgrad.objective import MetricLoss
-from rlgrad.policies import Bernoulli, Categorical
+from rlgrad.policies import Bernoulli, Categorical, independent
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,12 @@ class Joint:
             ValueError: the target is not one for each row, or not in the form that the metric takes.
         """
         loss.check(outputs[0], target)
-        policy = loss.policy(outputs)
+        policy = independent(loss.policy(outputs), who="ExpectedLoss")
         score = Scorer(loss.metric, target.expand(len(outputs), -1))
         decision = policy.sample(1, generator=generator)
         reward = rewards_of(score, decision)
         added = gain(policy, score, decision, reward=reward)
-        return cls(loss.policy, added.mean((0, 1)), policy.probs.mean(0), reward.mean())
+        return cls(type(policy), added.mean((0, 1)), policy.probs.mean(0), reward.mean())
 
     def __call__(self, output: Float[Tensor, "outputs *classes"], target: Tensor) -> Float[Tensor, " outputs"]:
         """The loss of each row, where outputs are those of all rows, once or several times over."""

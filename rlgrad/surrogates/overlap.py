@@ -7,7 +7,17 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from rlgrad.metrics import ConfusionMetric, CountMetric, LabelMetric, Scorer, f1, flat_items, iou, tversky_index
+from rlgrad.metrics import (
+    ConfusionMetric,
+    CountMetric,
+    LabelMetric,
+    expected_confusion,
+    expected_counts,
+    f1,
+    flat_items,
+    iou,
+    tversky_index,
+)
 from rlgrad.metrics.counts import count_dtype
 from rlgrad.surrogates.cross_entropy import bce, cross_entropy
 from rlgrad.surrogates.inputs import Counted, check_metric, counted_logits, mean, of_metric, wide
@@ -58,12 +68,14 @@ class soft:
 
 
 def _of_expected(metric: Counted, logits: Tensor, target: Tensor) -> Tensor:
+    assert isinstance(metric, CountMetric | ConfusionMetric)
     logits = logits.to(count_dtype(logits.device))
-    if isinstance(metric, ConfusionMetric):
-        probs = torch.softmax(logits, -1).flatten(-1 - metric.item_axes, -2)
-    else:
+    true, kept = metric.split(target)
+    if isinstance(metric, CountMetric):
         probs = torch.sigmoid(flat_items(logits, metric.item_axes))
-    return Scorer(metric, target).relaxed(probs[None])[0]
+        return metric.of_counts(*expected_counts(probs, true, kept))
+    probs = torch.softmax(logits, -1).flatten(-1 - metric.item_axes, -2)
+    return metric.of_confusion(expected_confusion(probs, true, kept))
 
 
 dice = soft(f1)
@@ -76,8 +88,8 @@ jaccard = soft(iou)
 def tversky(alpha: float, beta: float) -> soft:
     """The Tversky loss, 1 - E[tp] / (E[tp] + alpha E[fp] + beta E[fn]).
 
-    A false negative costs as much as beta / alpha false positives. It is ``soft(tversky_index(alpha, beta))``: alpha = beta = 1/2 is Dice, alpha = beta = 1 Jaccard. Of images:
-    ``soft(tversky_index(alpha, beta).over(2))``.
+    A false negative costs as much as beta / alpha false positives. It is ``soft(tversky_index(alpha, beta))``:
+    alpha = beta = 1/2 is Dice, alpha = beta = 1 Jaccard. Of images: ``soft(tversky_index(alpha, beta).over(2))``.
 
     Raises:
         ValueError: a weight is negative or not finite, or both are 0.

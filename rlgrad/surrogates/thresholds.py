@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rlgrad.checks import as_binary, check_rows_of_several, describe
 from rlgrad.metrics import CountMetric, Counts, LabelMetric, flat_items, hard_counts
+from rlgrad.metrics.counts import count_dtype
 from rlgrad.metrics.items import split_ignored
 from rlgrad.surrogates.inputs import check_metric, counted_logits
 
@@ -113,8 +114,8 @@ def _one_for_all(metric: CountMetric | LabelMetric, scores: Tensor, target: Tens
             raise ValueError(f"needed a table (rows, labels) for {metric.name}, got {describe(scores)}; flatten it")
         rows = metric.arrange(scores)
         # The average is linear in what the labels score: these are its weights.
-        each = torch.eye(len(rows), dtype=torch.float64)
-        share = metric.reduce(each, metric.support(target).cpu()) if rows.ndim > 1 else None
+        one = torch.eye(metric.labels, dtype=count_dtype(target.device), device=target.device)
+        share = None if metric.average == "micro" else metric.reduce(one, metric.support(target))
         return _best_of_rows(metric.metric, rows, metric.arrange(target), share)
     check_rows_of_several(flat_items(target, metric.item_axes))
     return _best_of_rows(metric, flat_items(scores, metric.item_axes), target, None)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rlgrad.checks import describe
+from rlgrad.constrained import Constrained
 from rlgrad.metrics import CountMetric, LabelMetric, Metric, as_metric
 from rlgrad.objective import MetricLoss, PolicyType, usual_policy
 from rlgrad.policies import Bernoulli, kl_divergence
@@ -55,7 +56,8 @@ def fit(
         validation: likewise.
         metric: what counts in the end, larger is better: a CountMetric, or a function of one row's (decision, target).
         threshold: decisions are ``logits > threshold``; "tuned" sets it after every epoch to the best on the
-            validation data. For logits ``rows labels`` it may be one for each label, and "tuned per label".
+            validation data, for the mean over rows where rows are scored apart. For logits ``rows labels`` it may be
+            one for each label, and "tuned per label".
         policy: Bernoulli, or Categorical for logits with an axis of classes; by default the metric's own, see
             ``MetricLoss``.
         batch_size: rows a batch, where the data are tensors.
@@ -202,7 +204,7 @@ class _Step:
         if isinstance(stage.criterion, nn.Module):
             stage.criterion.to(run.fabric.device)
         if isinstance(
-            stage.criterion, MetricLoss | ExpectedLoss
+            stage.criterion, MetricLoss | Constrained | ExpectedLoss
         ):  # baselines and control variates learn with the policy
             known = set(map(id, parameters))
             parameters += [each for each in stage.criterion.parameters() if id(each) not in known]

@@ -119,7 +119,7 @@ def test_names_and_defaults_that_help_repeats_are_those_of_the_library(capsys: p
     assert arguments.STEP_METHODS in said
     table, of_steps = Budget(), Steps()
     for name in ("epochs", "lr", "batch_size"):
-        default = f"(default: {getattr(table, name)}, with --task steps {getattr(of_steps, name)})"
+        default = f"(default: {getattr(table, name)}, with --task steps {getattr(of_steps, name)}"
         assert re.search(rf"--{name.replace('_', '-')} [^-]*{re.escape(default)}", said), name
     assert re.search(rf"--patience [^(]*\(default: {table.patience}\)", said)
 

@@ -1,19 +1,47 @@
-"""What people train on instead: against torch, scikit-learn and MONAI; and the best threshold, against all of them."""
+"""What people train on instead: against torch, scikit-learn, MONAI and kornia."""
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from monai.losses.dice import DiceLoss
+from kornia.losses import lovasz_hinge_loss, lovasz_softmax_loss, tversky_loss
+from monai.losses.dice import DiceCELoss, DiceLoss
 from monai.losses.focal_loss import FocalLoss
-from scipy import stats
+from monai.losses.tversky import TverskyLoss
 from sklearn.metrics import f1_score, log_loss
 from torch import Tensor, nn
 
-from rlgrad.metrics import CATALOGUE, CountMetric, OpaqueMetric, f1, iou, mcc
-from rlgrad.surrogates import Criterion, bce, best_threshold, focal, lovasz, soft, weighted_bce
+from rlgrad.metrics import (
+    CATALOGUE,
+    CountMetric,
+    OpaqueMetric,
+    class_mcc,
+    f1,
+    iou,
+    macro,
+    mcc,
+    mean_iou,
+    micro,
+    tversky_index,
+    weighted,
+)
+from rlgrad.surrogates import (
+    Criterion,
+    bce,
+    bce_dice,
+    cross_entropy,
+    dice,
+    focal,
+    jaccard,
+    lovasz,
+    lovasz_softmax,
+    soft,
+    tversky,
+    weighted_bce,
+)
 
 LOGITS = 2 * torch.randn(3, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 TARGET = torch.rand(3, 6, generator=torch.Generator().manual_seed(1)) < 0.4
@@ -30,6 +58,7 @@ CRITERIA: list[Criterion] = [
     focal(0.5, 1.0),
 ]
 CRITERIA += [soft(metric) for metric in METRICS] + [lovasz(iou), lovasz(f1), lovasz(mcc)]
+CRITERIA += [tversky(0.3, 0.7), bce_dice(), bce_dice(0.5, iou)]
 
 
 def name(criterion: object) -> str:
@@ -133,6 +162,181 @@ def test_lovasz_is_the_mean_over_rows() -> None:
     assert lovasz(iou)(LOGITS, TARGET).item() == pytest.approx(torch.stack(rows).mean().item())
 
 
+# Images and classes: of (batch, H, W), classes last; the judges want them second
+
+IMAGES = 2 * torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+MASKS = torch.rand(3, 4, 5, generator=torch.Generator().manual_seed(3)) < 0.4
+MAPS = 2 * torch.randn(3, 4, 5, 4, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+LABELS = torch.randint(4, (3, 4, 5), generator=torch.Generator().manual_seed(5))
+LABELS[0][LABELS[0] == 2] = 1  # an image that lacks a class
+
+
+def of_masks(judge: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda z, y: judge(z[:, None], y.double()[:, None])
+
+
+def of_maps(judge: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda z, y: judge(z.movedim(-1, 1), y[:, None])
+
+
+EXACT = {"smooth_nr": 0.0, "smooth_dr": 0.0}
+CLASSES = {"softmax": True, "to_onehot_y": True} | EXACT
+JUDGED = {
+    "dice": (soft(f1.over(2)), of_masks(DiceLoss(sigmoid=True, **EXACT))),
+    "dice of the batch": (soft(f1.over(3)), of_masks(DiceLoss(sigmoid=True, batch=True, **EXACT))),
+    "jaccard": (soft(iou.over(2)), of_masks(DiceLoss(sigmoid=True, jaccard=True, **EXACT))),
+    "tversky": (
+        soft(tversky_index(0.3, 0.7).over(2)),
+        of_masks(TverskyLoss(sigmoid=True, alpha=0.3, beta=0.7, **EXACT)),
+    ),
+    "bce + dice": (bce_dice(0.7, f1.over(2)), of_masks(DiceCELoss(sigmoid=True, lambda_dice=0.7, **EXACT))),
+    "bce + jaccard": (bce_dice(1.0, iou.over(2)), of_masks(DiceCELoss(sigmoid=True, jaccard=True, **EXACT))),
+    "lovasz": (lovasz(iou.over(2)), lambda z, y: lovasz_hinge_loss(z[:, None], y)),
+    "focal": (focal(), of_masks(FocalLoss(gamma=2.0))),
+}
+JUDGED_BY_CLASS = {
+    "dice": (soft(macro(f1, classes=4).over(2)), of_maps(DiceLoss(**CLASSES))),
+    "dice of the batch": (soft(macro(f1, classes=4).over(3)), of_maps(DiceLoss(batch=True, **CLASSES))),
+    "jaccard": (soft(mean_iou(4).over(2)), of_maps(DiceLoss(jaccard=True, **CLASSES))),
+    "tversky": (
+        soft(macro(tversky_index(0.3, 0.7), classes=4).over(2)),
+        of_maps(TverskyLoss(alpha=0.3, beta=0.7, **CLASSES)),
+    ),
+    "tversky of the classes present": (
+        soft(macro(tversky_index(0.3, 0.7), classes=4, absent="skip_untrue").over(2)),
+        lambda z, y: tversky_loss(z.movedim(-1, 1), y, 0.3, 0.7, eps=0.0),
+    ),
+    "cross-entropy": (cross_entropy, lambda z, y: nn.functional.cross_entropy(z.movedim(-1, 1), y)),
+    "cross-entropy + dice": (
+        bce_dice(0.7, macro(f1, classes=4).over(2)),
+        of_maps(DiceCELoss(lambda_dice=0.7, **CLASSES)),
+    ),
+    "lovasz": (lovasz_softmax(iou.over(2), "all"), lambda z, y: lovasz_softmax_loss(z.movedim(-1, 1), y)),
+}
+
+
+def assert_agree(ours: Criterion, theirs: Callable[[Tensor, Tensor], Tensor], logits: Tensor, target: Tensor) -> None:
+    """In value and gradient, to the float32 that MONAI computes in."""
+    for mine, other in zip(step(ours, logits, target), step(theirs, logits, target), strict=True):
+        torch.testing.assert_close(mine.double(), other.double(), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", JUDGED)
+def test_images_are_scored_as_their_judges_do(name: str) -> None:
+    assert_agree(*JUDGED[name], IMAGES, MASKS)
+
+
+@pytest.mark.parametrize("name", JUDGED_BY_CLASS)
+def test_classes_are_scored_as_their_judges_do(name: str) -> None:
+    assert_agree(*JUDGED_BY_CLASS[name], MAPS, LABELS)
+
+
+def test_lovasz_softmax_of_the_classes_present_is_the_judges_with_the_others_weightless() -> None:
+    for logits, target in zip(MAPS, LABELS, strict=True):
+        present = torch.bincount(target.flatten(), minlength=4) > 0
+        weight = present * (4 / present.sum())
+        judge = partial(lovasz_softmax_loss, weight=weight.double())
+        assert_agree(
+            lovasz_softmax(iou.over(2)),
+            lambda z, y, judge=judge: judge(z.movedim(-1, 0)[None], y[None]),
+            logits,
+            target,
+        )
+
+
+@pytest.mark.parametrize("classes", ["present", "all"])
+def test_lovasz_softmax_of_sure_decisions_is_the_metric(classes) -> None:
+    """At probabilities of 0 and 1 it is the loss of the decisions; it is only defined for Jaccard in the paper."""
+    absent = "skip_untrue" if classes == "present" else "undefined"
+    decision = MAPS.argmax(-1)
+    sure = 1e3 * nn.functional.one_hot(decision, 4).double()
+    for metric in (iou, f1):
+        expected = 1 - macro(metric, classes=4, absent=absent).over(2)(decision, LABELS).mean()
+        torch.testing.assert_close(lovasz_softmax(metric.over(2), classes)(sure, LABELS), expected)
+
+
+@pytest.mark.parametrize("metric", [macro(f1, labels=6), weighted(iou, labels=6), micro(f1, labels=6)], ids=repr)
+@pytest.mark.parametrize("make", [soft, lovasz])
+def test_labels_are_scored_one_by_one_and_averaged(metric, make) -> None:
+    """Labels are columns of a table, and weigh as their averages say."""
+    columns = make(f1 if "f1" in metric.name else iou)
+    if metric.average == "micro":
+        assert_same(make(metric), lambda z, y: columns(z.flatten(), y.flatten()))
+        return
+    share = TARGET.sum(0) / TARGET.sum() if metric.average == "weighted" else torch.full((6,), 1 / 6)
+    expected = sum(share[k] * columns(LOGITS[:, k], TARGET[:, k]) for k in range(6))
+    torch.testing.assert_close(make(metric)(LOGITS, TARGET), expected)
+
+
+def test_names_of_ones_own() -> None:
+    assert_same(dice, soft(f1))
+    assert_same(jaccard, soft(iou))
+    assert_same(tversky(0.5, 0.5), dice)
+    assert_same(tversky(1.0, 1.0), jaccard)
+
+
+# Ignored pixels
+
+IGNORING = {
+    "bce": (partial(bce, ignore_index=255), bce, f1),
+    "balanced": (weighted_bce(ignore_index=255), weighted_bce(), f1),
+    "focal": (focal(2.0, 0.25, ignore_index=255), focal(2.0, 0.25), f1),
+    "soft": (soft(mcc.ignoring(255)), soft(mcc), f1),
+    "lovasz": (lovasz(iou.ignoring(255)), lovasz(iou), f1),
+    "bce + dice": (bce_dice(0.5, f1.ignoring(255)), bce_dice(0.5, f1), f1),
+    "cross-entropy": (partial(cross_entropy, ignore_index=255), cross_entropy, mean_iou(3)),
+    "soft of classes": (soft(class_mcc(3).ignoring(255)), soft(class_mcc(3)), mean_iou(3)),
+    "lovasz of classes": (lovasz_softmax(iou.ignoring(255)), lovasz_softmax(), mean_iou(3)),
+    "all of lovasz": (lovasz_softmax(f1.ignoring(255), "all"), lovasz_softmax(f1, "all"), mean_iou(3)),
+    "both of classes": (
+        bce_dice(0.5, macro(f1, classes=3).ignoring(255)),
+        bce_dice(0.5, macro(f1, classes=3)),
+        mean_iou(3),
+    ),
+}
+
+
+def ignored_case(name: str) -> tuple[Criterion, Criterion, Tensor, Tensor, Tensor]:
+    """Both criteria, logits, a target that is partly ignored, and where."""
+    ignoring, whole, kind = IGNORING[name]
+    generator = torch.Generator().manual_seed(7)
+    classes = () if isinstance(kind, CountMetric) else (3,)
+    logits = torch.randn(14, *classes, generator=generator, dtype=torch.float64)
+    target = torch.randint(len(classes) + 2, (14,), generator=generator)
+    ignored = torch.arange(14) % 4 == 1
+    return ignoring, whole, logits, target.masked_fill(ignored, 255), ignored
+
+
+@pytest.mark.parametrize("name", IGNORING)
+def test_ignored_items_are_as_if_they_were_not_there(name: str) -> None:
+    ignoring, whole, logits, target, ignored = ignored_case(name)
+    spoilt = logits.clone()
+    spoilt[ignored] = math.nan
+    loss, gradient = step(ignoring, spoilt, target)
+    expected, slope = step(whole, logits[~ignored], target[~ignored])
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(gradient[~ignored], slope)
+    assert (gradient[ignored] == 0).all()
+
+
+@pytest.mark.parametrize("name", IGNORING)
+def test_where_all_is_ignored_the_loss_has_no_gradient_and_is_attached(name: str) -> None:
+    ignoring, _, logits, target, _ = ignored_case(name)
+    loss, gradient = step(ignoring, logits, torch.full_like(target, 255))
+    assert (gradient == 0).all()
+    undefined = {"soft": mcc, "soft of classes": class_mcc(3)}
+    assert loss.item() == (1 - undefined[name].undefined if name in undefined else 0)
+
+
+def test_ignored_pixels_of_images() -> None:
+    """Each image by itself, with another number of pixels that count."""
+    hidden = torch.rand(MASKS.shape, generator=torch.Generator().manual_seed(9)) < 0.3
+    target = MASKS.long().masked_fill(hidden, 255)
+    for make, metric in ((soft, f1), (lovasz, iou)):
+        rows = [make(metric)(z[~h], y[~h]) for z, y, h in zip(IMAGES, MASKS, hidden, strict=True)]
+        torch.testing.assert_close(make(metric.over(2).ignoring(255))(IMAGES, target), torch.stack(rows).mean())
+
+
 # Any input
 
 
@@ -210,6 +414,18 @@ def test_bad_input(criterion: Criterion, logits: Tensor, target: Tensor, error, 
         (lambda: focal(math.inf), ValueError, "needed gamma of at least 0 and finite, got inf"),
         (lambda: focal(alpha=1.5), ValueError, "needed alpha in [0, 1] or None, got 1.5"),
         (lambda: focal(alpha=math.nan), ValueError, "needed alpha in [0, 1] or None, got nan"),
+        (lambda: tversky(-1.0, 1.0), ValueError, "needed finite weights of at least 0, not both 0, got alpha=-1.0"),
+        (lambda: tversky(0.0, 0.0), ValueError, "not both 0, got alpha=0.0 and beta=0.0"),
+        (lambda: tversky(1.0, math.inf), ValueError, "needed finite weights"),
+        (lambda: bce_dice(-1.0), ValueError, "needed a weight of at least 0 and finite, got -1.0"),
+        (lambda: bce_dice(metric=OpaqueMetric(f1_score)), TypeError, "needed a CountMetric or a"),
+        (
+            lambda: lovasz(mean_iou(3)),
+            TypeError,
+            "LabelMetric, got ConfusionMetric(macro_iou",
+        ),
+        (lambda: lovasz_softmax(mean_iou(3)), TypeError, "needed a CountMetric, got ConfusionMetric(macro_iou"),
+        (lambda: lovasz_softmax(classes="some"), ValueError, "needed classes of present or all, got 'some'"),
         (lambda: soft(f1_score), TypeError, "needed a CountMetric or a "),
         (lambda: lovasz(f1_score), TypeError, "needed a CountMetric or a "),
         (lambda: soft(OpaqueMetric(f1_score)), TypeError, "LabelMetric, got OpaqueMetric(f1_score)"),
@@ -219,6 +435,27 @@ def test_what_cannot_be_made(make: Callable[[], object], error, message: str) ->
     with pytest.raises(error) as caught:
         make()
     assert message in str(caught.value)
+
+
+@pytest.mark.usefixtures("as_a_user")
+@pytest.mark.parametrize(
+    "criterion", [cross_entropy, lovasz_softmax(), soft(mean_iou(3)), bce_dice(1.0, mean_iou(3))], ids=name
+)
+@pytest.mark.parametrize(
+    ("logits", "target", "error", "message"),
+    [
+        (torch.zeros(4, 3), torch.zeros(4, 3).long(), ValueError, "needed a target of shape (4,)"),
+        (torch.zeros(2, 3), torch.tensor([0, 3]), ValueError, "needed a target of classes from 0 to 2, got 3 at (1,)"),
+        (torch.zeros(2, 3), torch.tensor([0, -1]), ValueError, "needed a target of classes from 0 to 2, got -1"),
+        (torch.zeros(2, 3), torch.zeros(2), TypeError, "needed a target of class numbers, got (2,) float32"),
+        (torch.full((2, 3), math.nan), torch.zeros(2).long(), ValueError, "needed logits without NaN"),
+    ],
+    ids=["one-hot", "another class", "unnamed ignored", "floats", "nan"],
+)
+def test_bad_classes(criterion: Criterion, logits: Tensor, target: Tensor, error, message: str) -> None:
+    with pytest.raises(error) as caught:
+        criterion(logits, target)
+    assert str(caught.value).startswith(message)
 
 
 @pytest.mark.parametrize("criterion", CRITERIA, ids=name)

@@ -113,7 +113,7 @@ def test_training_raises_the_metric(toy: Data, network: Make, criterion: Any) ->
 
 
 @pytest.mark.parametrize(
-    ("threshold", "rows"), [(0.0, False), (0.4, False), ("tuned", False), (0.0, True), (0.4, True)]
+    ("threshold", "rows"), [(0.0, False), (0.4, False), ("tuned", False), (0.0, True), (0.4, True), ("tuned", True)]
 )
 def test_the_model_is_left_as_the_best_epoch_had_it(toy: Data, network: Make, threshold: Any, rows: bool) -> None:
     x, y = toy
