@@ -8,16 +8,37 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from rlgrad.checks import check_generator, check_logits, check_rows_of_several, check_target
-from rlgrad.estimators import Estimator, as_estimator, counterfactual, exact, is_exact, learning_credit, score_function
-from rlgrad.metrics import ConfusionMetric, CountMetric, LabelMetric, Metric, Scorer, as_metric, flat_items
-from rlgrad.policies import Bernoulli, Categorical, Policy
+from rlgrad.credit import reward_to_go
+from rlgrad.estimators import (
+    Estimator,
+    as_estimator,
+    blockwise,
+    counterfactual,
+    exact,
+    is_exact,
+    learning_credit,
+    score_function,
+)
+from rlgrad.metrics import (
+    ConfusionMetric,
+    CountMetric,
+    LabelMetric,
+    Metric,
+    RankingMetric,
+    Scorer,
+    SummedMetric,
+    as_metric,
+    flat_items,
+)
+from rlgrad.policies import Bernoulli, Categorical, PlackettLuce, Policy
+from rlgrad.policies import PolicyType as PolicyType
 from rlgrad.scope import Rest, counted_in_batch, joined, parts_of, with_rest
-
-PolicyType = type[Bernoulli] | type[Categorical]
 
 
 def usual_policy(metric: Metric) -> PolicyType:
-    """The policy that decides what a metric scores: among classes, or yes and no."""
+    """The policy that decides what a metric scores: among classes, in which order, or yes and no."""
+    if isinstance(metric, RankingMetric):
+        return PlackettLuce
     return Categorical if isinstance(metric, ConfusionMetric) else Bernoulli
 
 
@@ -27,6 +48,10 @@ def usual_estimator(metric: Metric, policy: PolicyType) -> Estimator:
         return exact()
     if isinstance(metric, ConfusionMetric) and policy is Categorical:
         return exact() if is_exact(metric) else counterfactual()
+    if isinstance(metric, SummedMetric):
+        return blockwise()
+    if isinstance(metric, RankingMetric) and policy is PlackettLuce:
+        return score_function(credit=reward_to_go)
     return score_function()
 
 
@@ -48,12 +73,14 @@ class MetricLoss(nn.Module):
     Args:
         metric: a CountMetric, or any function of one row's (decision, target) that returns a number.
         estimator: "auto" takes "exact" where the counts have a known law (a CountMetric, and its averages over labels
-            and classes), "counterfactual" for any other formula of a confusion matrix, and "score_function"
-            (leave-one-out, 16 draws) for all else; or a name, or an estimator such as ``counterfactual(draws=4)``,
-            which is the one for a formula of counts with a jump or a kink. ``rlgrad.estimators.ESTIMATORS`` holds the
-            names.
-        policy: Bernoulli for logits ``*batch items``, Categorical for logits ``*batch items classes``; by default the
-            one that decides what the metric scores, Categorical for a ConfusionMetric and Bernoulli for all else.
+            and classes), "counterfactual" for any other formula of a confusion matrix, "blockwise" (8 draws, credit to
+            each row) for a SummedMetric, and "score_function" (16 draws) for all else, with credit by rank for a
+            RankingMetric and leave-one-out for a black box; or a name, or an estimator such as
+            ``counterfactual(draws=4)``, which is the one for a formula of counts with a jump or a kink.
+            ``rlgrad.estimators.ESTIMATORS`` holds the names.
+        policy: Bernoulli for logits ``*batch items``, Categorical for logits ``*batch items classes``, PlackettLuce for
+            scores ``*batch items`` to rank by; by default the one that decides what the metric scores, Categorical for
+            a ConfusionMetric, PlackettLuce for a RankingMetric and Bernoulli for all else.
         reduction: over rows: "mean", "sum" or "none".
         scope: "batch" scores each batch by itself; "data" scores it together with the rest of the data set, whose
             counts are kept from the pass before (``start_pass``, which ``fit`` calls, begins a new one) and saved in
@@ -191,7 +218,9 @@ class MetricLoss(nn.Module):
         ignored = self.metric.ignore_index
         if ignored is not None:
             counts = target != ignored
-            logits = torch.where(counts if axes == 1 else counts[..., None], logits, 0.0)
+            # What is ranked leaves the ranking: masked, and last.
+            constant = -torch.inf if self.policy is PlackettLuce else 0.0
+            logits = torch.where(counts if axes == 1 else counts[..., None], logits, constant)
         check_logits(logits, axes=axes)
         if not isinstance(self.metric, LabelMetric):
             check_rows_of_several(flat_items(target, self.metric.item_axes))

@@ -17,7 +17,7 @@ from rlgrad.metrics import (
     expected_confusion,
     expected_counts,
 )
-from rlgrad.policies import Policy
+from rlgrad.policies import Policy, independent
 
 
 class Part(NamedTuple):
@@ -92,6 +92,7 @@ def counted_in_batch(part: Part, policy: Policy, *, generator: torch.Generator |
         TypeError: the metric is no formula of sums.
     """
     metric, _, target, weight = part
+    policy = independent(policy, who='scope="data"')
     if isinstance(metric, CountMetric):
         return torch.stack(expected_counts(policy.probs.detach(), *metric.split(target, weight)))
     if isinstance(metric, ConfusionMetric):

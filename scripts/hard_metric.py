@@ -26,6 +26,7 @@ from rlgrad.steps import Step
 from rlgrad.stochastic import policy_gradient
 from rlgrad.study.statistics import Interval, interval, verdict
 from rlgrad.text import code, markdown
+from rlgrad.train import Threshold
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 WIDTH, EPOCHS, BATCH, RATE = 64, 100, 128, 0.01
@@ -103,7 +104,7 @@ def split(task: Task, seed: int) -> list[tuple[Tensor, Tensor]]:
     return [(x[part], y[part]) for part in (train, validation, test)]
 
 
-def trained(task: Task, method: Method, seed: int) -> tuple[nn.Sequential, float]:
+def trained(task: Task, method: Method, seed: int) -> tuple[nn.Sequential, Threshold]:
     """A network of one hidden layer, trained, and the threshold of its decisions."""
     train, validation, _ = split(task, seed)
     torch.manual_seed(seed)  # of the initial weights, the same for every method

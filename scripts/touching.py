@@ -7,10 +7,10 @@ more epochs of cross-entropy, and thresholds tuned for what counts. Writes docs/
 """
 
 import argparse
-import time
+import copy
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from joblib import Parallel, delayed
@@ -28,12 +28,11 @@ from rlgrad.report.tables import sentence, summary, to_markdown
 from rlgrad.study.records import Record, append, latest, missing, read, run_key, scores
 from rlgrad.study.statistics import verdict
 from rlgrad.surrogates import bce
-from rlgrad.train import Epoch
 
 DOCS = Path(__file__).parents[1] / "docs"
 PARTS = {"train": 100, "validation": 40, "test": 60}
 SIZE = 64
-FIRST, SECOND = 40, 30  # epochs of cross-entropy, and of what follows
+FIRST, SECOND = 30, 20  # epochs of cross-entropy, and of what follows
 LR, FINE = 5e-3, 5e-4
 SHARP = 3.0  # logits are multiplied by it for the draws: what is nearly sure is not drawn wrong all over the image
 METRICS = {
@@ -89,42 +88,71 @@ def cross_entropy(logits: Tensor, instances: Tensor) -> Tensor:
     return bce(logits, instances > 0)
 
 
-def trained(method: Method, metric: OpaqueMetric, seed: int) -> tuple[nn.Module, int, float]:
-    """A network with the weights that are best on the validation images, the epochs and seconds of all training."""
-    parts, network = data(seed), build_unet(1, 1, seed=seed)
-    batches = Turned(*parts["train"], seed)
-    stages = [Stage(cross_entropy, epochs=FIRST, lr=LR, patience=FIRST)]
+class Trained(NamedTuple):
+    """A network with the weights that are best on the validation images; epochs and seconds of all its training."""
+
+    network: nn.Module
+    epochs: int = 0
+    seconds: float = 0.0
+
+    def further(self, stage: Stage, metric: OpaqueMetric, seed: int) -> "Trained":
+        """A copy that has learnt from one stage more."""
+        parts, network = data(seed), copy.deepcopy(self.network)
+        history = fit(network, stage, Turned(*parts["train"], seed), parts["validation"], metric, progress=False)
+        last = history.epochs[-1]
+        return Trained(network, self.epochs + last.epoch, self.seconds + last.seconds)
+
+
+def first(metric: OpaqueMetric, seed: int) -> Trained:
+    """After cross-entropy."""
+    stage = Stage(cross_entropy, epochs=FIRST, lr=LR, patience=FIRST)
+    return Trained(build_unet(1, 1, seed=seed)).further(stage, metric, seed)
+
+
+def second(method: Method, before: Trained, metric: OpaqueMetric, seed: int) -> Trained:
+    """What the method adds to cross-entropy."""
+    if not method.second:
+        return before
+    criterion: Callable[[Tensor, Tensor], Tensor] = cross_entropy
     if method.estimator is not None:
         loss = MetricLoss(metric, method.estimator(), generator=torch.Generator().manual_seed(seed))
-        stages.append(Stage(lambda z, y: loss(SHARP * z, y), epochs=SECOND, lr=FINE, patience=SECOND))
-    elif method.second:
-        stages.append(Stage(cross_entropy, epochs=SECOND, lr=FINE, patience=SECOND))
-    history = fit(network, stages, batches, parts["validation"], metric, progress=False)
-    last: Epoch = history.epochs[-1]
-    return network, last.epoch, last.seconds
+        criterion = lambda z, y: loss(SHARP * z, y)  # noqa: E731
+    return before.further(Stage(criterion, epochs=SECOND, lr=FINE, patience=SECOND), metric, seed)
 
 
 def tuned_threshold(network: nn.Module, validation: tuple[Tensor, Tensor], metric: OpaqueMetric) -> float:
     """The best of 41 thresholds between logits of -5 and 5 by the metric on the validation images."""
-    grid = [0.0, *torch.linspace(-5, 5, 41).tolist()]
+    grid: list[float] = [0.0, *torch.linspace(-5, 5, 41).tolist()]
     return max(grid, key=lambda threshold: evaluate(network, validation, metric, threshold=threshold).value)
 
 
-def run(metric_name: str, method_name: str, seed: int) -> Record:
-    """Train and judge once."""
+def run(metric_name: str, seed: int, methods: list[str]) -> list[Record]:
+    """Train and judge by each method, all from one network."""
     torch.set_num_threads(1)
-    method, metric = METHODS[method_name], METRICS[metric_name]
-    network, epochs, seconds = trained(method, metric, seed)
-    parts = data(seed)
-    tuned = tuned_threshold(network, parts["validation"], metric)
-    threshold = tuned if method.tuned else 0.0
-    found = {name: evaluate(network, part, metric, threshold=threshold).value for name, part in parts.items()}
-    at_tuned = evaluate(network, parts["test"], metric, threshold=tuned).value
-    asked = vars_of(metric_name) | {"method": method_name, "seed": seed}
-    return Record(**asked, **found, threshold=threshold, test_tuned=at_tuned, epochs=epochs, seconds=seconds)
+    metric = METRICS[metric_name]
+    before = first(metric, seed)
+    return [judged(name, second(METHODS[name], before, metric, seed), metric_name, seed) for name in methods]
 
 
-def vars_of(metric: str) -> dict[str, object]:
+def judged(name: str, trained: Trained, metric_name: str, seed: int) -> Record:
+    """The metric of each part, by the method's own threshold and by the tuned one."""
+    parts, metric = data(seed), METRICS[metric_name]
+    tuned = tuned_threshold(trained.network, parts["validation"], metric)
+    threshold = tuned if METHODS[name].tuned else 0.0
+    found: dict[str, Any] = {
+        part: evaluate(trained.network, parts[part], metric, threshold=threshold).value for part in PARTS
+    }
+    at_tuned = evaluate(trained.network, parts["test"], metric, threshold=tuned).value
+    told: dict[str, Any] = {
+        "threshold": threshold,
+        "test_tuned": at_tuned,
+        "epochs": trained.epochs,
+        "seconds": trained.seconds,
+    }
+    return Record(**setting(metric_name), method=name, seed=seed, **found, **told)
+
+
+def setting(metric: str) -> dict[str, Any]:
     """What all runs of a metric have in common."""
     budget = {"first": FIRST, "second": SECOND, "lr": LR, "fine": FINE, "sharp": SHARP, **PARTS}
     return {"task": "blobs that touch, U-Net", "metric": metric, "arguments": budget}
@@ -146,10 +174,10 @@ def draw(path: Path) -> None:
     metric = METRICS["panoptic_quality"]
     x, y = data(0)["test"]
     shown = y.flatten(1).amax(1).argsort(descending=True)[:6]
-    lines: dict[str, list[np.ndarray]] = {"image": list(x[shown, 0].numpy()), "blobs": list(y[shown].numpy())}
+    lines: dict[str, list[Any]] = {"image": list(x[shown, 0].numpy()), "blobs": list(y[shown].numpy())}
+    before = first(metric, seed=0)
     for name in ("ce", "ce+score_function"):
-        network, *_ = trained(METHODS[name], metric, seed=0)
-        network.eval()
+        network = second(METHODS[name], before, metric, seed=0).network.eval()
         with torch.no_grad():
             lines[name] = [label(mask)[0] for mask in (network(x[shown]) > 0).numpy()]
     figure = Figure(figsize=(9, 6.2), layout="constrained")
@@ -179,14 +207,14 @@ loss = MetricLoss(panoptic_quality(instances=True).apart(), score_function(draws
 fit(network, [Stage(cross_entropy), Stage(lambda z, y: loss({sharp:g} * z, y))], train, validation, metric)
 ```
 
-`ce` is a U-Net trained on cross-entropy for {first} epochs, `ce-tuned` the same decided at the threshold that is best on
-the validation images for the metric in question, `ce+ce-tuned` has {second} more epochs of cross-entropy. `ce+...` have
-{second} epochs on the metric itself, by leave-one-out of 8 draws, or with credit to tiles of 16 x 16 pixels by 4 draws
-(`blockwise`), and decide at 1/2. Each seed makes {train} training, {validation} validation and {test} test images of
-{size} x {size} of its own; every stage keeps its best epoch by the validation images, at 1/2. Adam at {lr:g}, then
-{fine:g}. Logits are multiplied by {sharp:g} for the draws. Rates, epochs and that factor were found on other seeds' data
-than those reported, in a few trials. Intervals are Student's over seeds; the sentence's hold for all comparisons at
-once.
+`ce` is a U-Net trained on cross-entropy for {first} epochs, `ce-tuned` the same decided at the threshold that is best
+on the validation images for the metric in question, `ce+ce-tuned` has {second} more epochs of cross-entropy. `ce+...`
+have {second} epochs on the metric itself, by leave-one-out of 8 draws, or with credit to tiles of 16 x 16 pixels by 4
+draws (`blockwise`), and decide at 1/2. Each seed makes {train} training, {validation} validation and {test} test images
+of {size} x {size} of its own; every stage keeps its best epoch by the validation images, at 1/2. Adam at {lr:g}, then
+{fine:g}. Logits are multiplied by {sharp:g} for the draws. Rates, epochs and that factor were found on the validation
+images of other seeds than those reported, in a few trials. Intervals are Student's over seeds; the sentence's hold for
+all comparisons at once.
 {sections}
 ## What they find
 
@@ -204,21 +232,23 @@ def main() -> None:
     parser.add_argument("--records", type=Path, default=Path("comparison/touching.jsonl"))
     parser.add_argument("--out", type=Path, default=DOCS / "touching.md")
     arguments = parser.parse_args()
-    jobs = {
-        run_key(**vars_of(metric), method=method, seed=seed): (metric, method, seed)  # type: ignore[arg-type]
+    keys = {
+        run_key(**setting(metric), method=method, seed=seed): (metric, seed)
         for seed in range(arguments.seeds)
         for metric in METRICS
         for method in METHODS
     }
-    wanted = missing(jobs, read(arguments.records))
-    runs = Parallel(n_jobs=arguments.workers, return_as="generator_unordered")(
-        delayed(run)(*jobs[key]) for key in wanted
-    )
-    for record in tqdm(runs, total=len(wanted), unit="run"):
-        append(arguments.records, record)
+    jobs: dict[tuple[str, int], list[str]] = {}
+    for key in missing(keys, read(arguments.records)):
+        jobs.setdefault(keys[key], []).append(key.method)
+    parallel = Parallel(n_jobs=arguments.workers, return_as="generator_unordered")
+    made = parallel(delayed(run)(*job, methods) for job, methods in jobs.items())
+    for records in tqdm(made, total=len(jobs), unit="network"):
+        for record in records:
+            append(arguments.records, record)
     found = latest(read(arguments.records))
     sections = "".join(
-        section(metric, [found[key] for key, (of, *_) in jobs.items() if of == metric]) for metric in METRICS
+        section(metric, [found[key] for key, (of, _) in keys.items() if of == metric]) for metric in METRICS
     )
     numbers = dict(first=FIRST, second=SECOND, lr=LR, fine=FINE, sharp=SHARP, size=SIZE, **PARTS)
     draw(arguments.out.with_suffix(".png"))

@@ -116,7 +116,7 @@ def test_any_function_called_like_an_estimator_is_one() -> None:
             f1,
             {"estimator": "reinforce"},
             ValueError,
-            "needed an estimator of auto, exact, counterfactual, score_function",
+            "needed an estimator of auto, exact, second_order, counterfactual",
         ),
         (f1, {"estimator": None}, TypeError, "needed an estimator such as counterfactual(draws=4), got None"),
         (f1, {"estimator": counterfactual}, TypeError, "call it, or name it"),

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 if TYPE_CHECKING:
-    from rlgrad.metrics import CountMetric
     from rlgrad.study.comparison import Comparison
+    from rlgrad.study.methods import TableMetric
     from rlgrad.study.segmentation import Segmentation
     from rlgrad.tables import Problem
 
@@ -21,10 +21,15 @@ METHODS = (
     "ce, ce-tuned, ce-weighted, focal, soft, score_function, counterfactual, exact, ce+soft, ce+score_function, "
     "ce+counterfactual, ce+exact"
 )
+LABEL_METHOD = "ce-tuned-per-label"  # with several target columns
 STEP_METHODS = (
     "relu, sigmoid, surrogate-sigmoid, surrogate-arctan, surrogate-fast_sigmoid, surrogate-superspike, "
     "surrogate-triangular, surrogate-boxcar, surrogate-straight_through, surrogate-straight_through_clipped, "
     "counterfactual, score_function, arm, disarm, muprop, rebar, relax, frozen"
+)
+OF_LABELS = (
+    "with several target columns instance_ (each row is scored), macro_, micro_ or weighted_ (averages over labels) "
+    "and one of these, or subset_accuracy"
 )
 SEGMENTATION_METRICS = "iou, corpus_iou, dice; miou, corpus_miou, mdice"  # of masks of yes and no; of classes
 SEGMENTATION_METHODS = (
@@ -37,8 +42,9 @@ MethodName = Annotated[
     tyro.conf.arg(
         metavar="NAME",
         help=(
-            f"How to train, one of {METHODS}; ce is cross-entropy, and ce+exact starts from its solution. With --task "
-            f"segmentation one of {SEGMENTATION_METHODS}; ce_dice is the sum of the two losses."
+            f"How to train, one of {METHODS}; ce is cross-entropy, and ce+exact starts from its solution. With several "
+            f"target columns also {LABEL_METHOD}. With --task segmentation one of {SEGMENTATION_METHODS}; ce_dice is "
+            "the sum of the two losses."
         ),
     ),
 ]
@@ -47,8 +53,9 @@ MethodNames = Annotated[
     tyro.conf.arg(
         metavar="NAME ...",
         help=(
-            f"Which methods, of {METHODS}; with --task steps, of {STEP_METHODS}; with --task segmentation, of "
-            f"{SEGMENTATION_METHODS}, where ce_dice is a sum of two losses and + means that one comes after the other."
+            f"Which methods, of {METHODS}, with several target columns also {LABEL_METHOD}; with --task steps, of "
+            f"{STEP_METHODS}; with --task segmentation, of {SEGMENTATION_METHODS}, where ce_dice is a sum of two "
+            "losses and + means that one comes after the other."
         ),
         help_behavior_hint="(default: all)",
     ),
@@ -108,21 +115,24 @@ def _spelled(name: str, task: Task) -> str:
     return what if name == "data" else f"--{name.replace('_', '-')}"
 
 
-def metric_named(name: str) -> "CountMetric":
-    """A metric of the catalogue."""
-    from rlgrad.metrics import CATALOGUE
+def metric_named(name: str | None, *, labels: int = 1) -> "TableMetric":
+    """A metric of one label or of several; F1 for none."""
+    from rlgrad.metrics import metric_named
 
-    check_name(name, list(CATALOGUE), "a metric")
-    return CATALOGUE[name]
+    default = "f1" if labels == 1 else "instance_f1"
+    return metric_named(name or default, labels=None if labels == 1 else labels)
 
 
-def methods_named(names: tuple[str, ...], task: Task = "table") -> list[str]:
+def methods_named(names: tuple[str, ...], task: Task = "table", *, labels: int = 1) -> list[str]:
     """The methods of a task that are named, each once; all for none."""
     from rlgrad.study import methods, segmentation, steps
 
-    of_task = {"table": list(methods.METHODS), "steps": list(steps.METHODS), "segmentation": list(segmentation.METHODS)}
+    of_table = methods.METHODS if labels == 1 else methods.LABEL_METHODS
+    of_task = {"table": list(of_table), "steps": list(steps.METHODS), "segmentation": list(segmentation.METHODS)}
     known = of_task[task]
     for name in names:
+        if name == LABEL_METHOD and name not in known:
+            raise BadInput(f"needed several target columns for {name}, got one; pass --target A,B,... or leave it out")
         check_name(name, known, "a method")
     return list(dict.fromkeys(names)) or known
 
@@ -151,7 +161,7 @@ def problem_of(table: Path | None, target: str | None, positive: str | None, no_
     return load_problem(table, target, positive=positive, header=not no_header)
 
 
-def comparison_of(problem: "Problem", network: str, metric: "CountMetric", budget: Budget) -> "Comparison":
+def comparison_of(problem: "Problem", network: str, metric: "TableMetric", budget: Budget) -> "Comparison":
     """What a comparison is of."""
     from rlgrad.study.comparison import Comparison
     from rlgrad.study.methods import Budget as StudyBudget

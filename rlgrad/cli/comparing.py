@@ -9,6 +9,7 @@ import tyro
 
 from rlgrad.cli.arguments import (
     METRICS,
+    OF_LABELS,
     SEGMENTATION_METRICS,
     BadInput,
     Budget,
@@ -27,7 +28,7 @@ from rlgrad.cli.arguments import (
 from rlgrad.files import check_writable
 
 if TYPE_CHECKING:
-    from rlgrad.study.comparison import Setting
+    from rlgrad.study.comparison import Comparison, Setting
     from rlgrad.study.segmentation import Segmentation
 
 # The options that not every task takes.
@@ -42,9 +43,9 @@ _MetricName = Annotated[
     str | None,
     left_to_the_task(
         "NAME",
-        "f1; of images iou, or miou where there are classes",
-        f"What counts in the end: of a table one of {METRICS}; of images one of {SEGMENTATION_METRICS}, where the "
-        "first three are of masks of yes and no.",
+        "f1, with several target columns instance_f1; of images iou, or miou where there are classes",
+        f"What counts in the end: of a table one of {METRICS}, {OF_LABELS}; of images one of {SEGMENTATION_METRICS}, "
+        "where the first three are of masks of yes and no.",
     ),
 ]
 
@@ -61,12 +62,13 @@ class Compare:
     """
 
     data: Annotated[Path | None, tyro.conf.Positional, left_to_the_task("TABLE|FOLDER", "built-in data")] = None
-    """CSV, TSV or Parquet file of numbers and text, whose values may be missing. With --task segmentation a folder of
-    images/ and masks/: PNG files of equal names, masks of 0 and one other number, or of classes 0, 1, 2, ..."""
+    """CSV, TSV, ARFF or Parquet file of numbers and text, whose values may be missing. With --task segmentation a
+    folder of images/ and masks/: PNG files of equal names, masks of 0 and one other number, or of classes 0, 1, 2,
+    ..."""
     task: Task = "table"
     """A metric on a table, networks of hard steps, or masks of images."""
     target: str | None = None
-    """Column to predict, which holds two labels."""
+    """Column to predict, which holds two labels; or several, with commas between."""
     metric: _MetricName = None
     model: Annotated[Network | None, left_to_the_task("{linear,mlp}", "linear")] = None
     """For a table: a linear model, or a network with two hidden layers of 64 units."""
@@ -81,7 +83,8 @@ class Compare:
     out: Path = Path("comparison")
     """Folder of the records."""
     positive: str | None = None
-    """Label of the positive class; by default the last of the two in sort order."""
+    """Label of the positive class; by default the last of the two in sort order. Of several columns one for all, or one
+    for each with commas between."""
     no_header: bool = False
     """The file has no line of names: its columns are 0, 1, 2, ..."""
     workers: int = -1
@@ -99,11 +102,16 @@ class Compare:
     def run(self) -> int:
         """Make the missing runs of each setting, then print its table and its sentence."""
         self._check()
-        methods = methods_named(self.methods, self.task)
+        settings: list[Setting] = []
+        labels = 1
+        if self.task == "table":
+            comparison = self._comparison()
+            settings, labels = [comparison], len(comparison.problem.target.labels)
+        methods = methods_named(self.methods, self.task, labels=labels)
         seeds, path = range(self.seeds), self.out / "records.jsonl"
         if self.task == "segmentation":
             return self._segmentation(methods, seeds, path)
-        settings = self._steps() if self.task == "steps" else [self._comparison()]
+        settings = settings or self._steps()
         check_writable(path)
         failed = False
         for number, setting in enumerate(settings):
@@ -132,10 +140,10 @@ class Compare:
         if self.workers == 0:
             raise BadInput("needed a number of workers, got --workers 0; -1 takes one for each processor core")
 
-    def _comparison(self) -> "Setting":
-        metric = metric_named(self.metric or "f1")
+    def _comparison(self) -> "Comparison":
         budget = Budget(**self._given("epochs", "lr", "patience", "batch_size"))
         problem = problem_of(self.data, self.target, self.positive, self.no_header)
+        metric = metric_named(self.metric, labels=len(problem.target.labels))
         comparison = comparison_of(problem, self.model or "linear", metric, budget)
         problem.split(seed=0)  # what is wrong with the table would be wrong in every run
         return comparison

@@ -28,7 +28,7 @@ class Audit:
     """
 
     table: tyro.conf.Positional[Path | None] = None
-    """CSV, TSV or Parquet file of numbers and text; values may be missing."""
+    """CSV, TSV, ARFF or Parquet file of numbers and text; values may be missing."""
     target: str | None = None
     """Column to predict, which holds two labels."""
     metric: MetricName = "f1"
@@ -107,6 +107,8 @@ class Audit:
         from rlgrad.auditing import prepare
 
         problem = problem_of(self.table, self.target, self.positive, self.no_header)
+        if len(problem.target.labels) > 1:
+            raise BadInput(f"needed one target column to audit, got --target {self.target}; name one")
         return prepare(problem, network=self.model, items=self.items, epochs=self.epochs, seed=self.seed)
 
 

@@ -8,6 +8,7 @@ import tyro
 
 from rlgrad.cli.arguments import (
     METRICS,
+    OF_LABELS,
     SEGMENTATION_METRICS,
     BadInput,
     Budget,
@@ -27,6 +28,8 @@ from rlgrad.files import replacing
 
 if TYPE_CHECKING:
     from rlgrad.metrics import Counts
+    from rlgrad.study.comparison import Trained
+    from rlgrad.tables import Target
 
 
 # The options that not every task takes.
@@ -45,21 +48,22 @@ class Train:
     """
 
     data: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="TABLE|FOLDER")]
-    """CSV, TSV or Parquet file of numbers and text, whose values may be missing. With --task segmentation a folder of
-    images/ and masks/: PNG files of equal names, masks of 0 and one other number, or of classes 0, 1, 2, ..."""
+    """CSV, TSV, ARFF or Parquet file of numbers and text, whose values may be missing. With --task segmentation a
+    folder of images/ and masks/: PNG files of equal names, masks of 0 and one other number, or of classes 0, 1, 2,
+    ..."""
     out: Path
     """Folder to save the model in."""
     task: Literal["table", "segmentation"] = "table"
     """Rows of a table, or masks of images by a small U-Net."""
     target: str | None = None
-    """Column to predict, which holds two labels; a table needs it."""
+    """Column to predict, which holds two labels, or several with commas between; a table needs it."""
     metric: Annotated[
         str | None,
         left_to_the_task(
             "NAME",
-            "f1; of images iou, or miou where there are classes",
-            f"What counts in the end: of a table one of {METRICS}; of images one of {SEGMENTATION_METRICS}, where the "
-            "first three are of masks of yes and no.",
+            "f1, with several target columns instance_f1; of images iou, or miou where there are classes",
+            f"What counts in the end: of a table one of {METRICS}, {OF_LABELS}; of images one of "
+            f"{SEGMENTATION_METRICS}, where the first three are of masks of yes and no.",
         ),
     ] = None
     model: Annotated[Network | None, left_to_the_task("{linear,mlp}", "linear")] = None
@@ -69,7 +73,8 @@ class Train:
     """With --task segmentation: height and width of the images in training, or one number for both, multiples of 4.
     Larger ones are cut at the centre; smaller ones are padded, and padding is not scored."""
     positive: str | None = None
-    """Label of the positive class; by default the last of the two in sort order."""
+    """Label of the positive class; by default the last of the two in sort order. Of several columns one for all, or one
+    for each with commas between."""
     no_header: bool = False
     """The file has no line of names: its columns are 0, 1, 2, ..."""
     overwrite: bool = False
@@ -81,27 +86,30 @@ class Train:
     def run(self) -> int:
         """Train, print the held-out metric and, of a table, the confusion counts; save."""
         refuse_foreign(self, self.task, _OPTIONS)
-        (method,) = methods_named((self.method,), self.task)
         from rlgrad.model import check_destination
 
         check_destination(self.out, overwrite=self.overwrite)
         if self.task == "segmentation":
-            self._masks(method)
+            self._masks()
         else:
-            self._table(method)
+            self._table()
         print(f"model saved in {self.out}")
         return 0
 
-    def _masks(self, method: str) -> None:
+    def _masks(self) -> None:
         from rlgrad.cli.segmenting import train_masks
 
+        (method,) = methods_named((self.method,), self.task)
         setting = segmentation_of(self.data, self.size, self.metric, None, self.budget.given)
         possible_methods([method], setting, named=True)
         train_masks(setting, method, self.out, seed=self.seed, overwrite=self.overwrite)
 
-    def _table(self, method: str) -> None:
-        metric, network = metric_named(self.metric or "f1"), self.model or "linear"
+    def _table(self) -> None:
+        network = self.model or "linear"
         problem = problem_of(self.data, self.target, self.positive, self.no_header)
+        labels = problem.target.labels
+        metric = metric_named(self.metric, labels=len(labels))
+        (method,) = methods_named((self.method,), labels=len(labels))
         comparison = comparison_of(problem, network, metric, self.budget)
         from rlgrad.model import save_model
         from rlgrad.study.comparison import train
@@ -109,12 +117,11 @@ class Train:
         trained = train(comparison, method, self.seed, progress=True)
         save_model(trained.model, self.out, overwrite=self.overwrite)
         scores = ", ".join(f"{part} {result.value:.4f}" for part, result in trained.results.items())
-        test = trained.results["test"]
-        assert test.counts is not None
-        print(f"{problem.name}: {len(problem.features)} rows, positive class {problem.target.classes[1]!r}")
+        what = f"positive class {labels[0].classes[1]!r}" if len(labels) == 1 else f"{len(labels)} labels"
+        print(f"{problem.name}: {len(problem.features)} rows, {what}")
         print(f"{metric.name} of {method}, {network}: {scores} (best of {trained.epochs} epochs by validation)")
         print("held-out test rows:")
-        print(_confusion(test.counts, problem.target.classes))
+        print(_confusion(trained.confusion, labels[0].classes) if len(labels) == 1 else _of_labels(trained, labels))
 
 
 @dataclass
@@ -124,11 +131,11 @@ class Predict:
     model: tyro.conf.Positional[Path]
     """Folder of the model."""
     data: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="TABLE|IMAGES")]
-    """CSV, TSV or Parquet file with the columns of training; others are ignored. For a model of masks a folder of PNG
-    images of any size, or one."""
+    """CSV, TSV, ARFF or Parquet file with the columns of training; others are ignored. For a model of masks a folder of
+    PNG images of any size, or one."""
     out: Path
-    """CSV file to write: probability and predicted label for each row, in order. Of images a folder: a PNG mask for
-    each, as large, of the same name, in the numbers that the masks of training hold."""
+    """CSV file to write: probability and predicted label for each row, in order; for each target column, if several. Of
+    images a folder: a PNG mask for each, as large, of the same name, in the numbers that the masks of training hold."""
     no_header: bool = False
     """The file has no line of names: its columns are 0, 1, 2, ..."""
     overwrite: bool = False
@@ -162,9 +169,18 @@ class Predict:
         predictions = model.predict(read_table(self.data, header=not self.no_header))
         with replacing(self.out) as file:
             predictions.to_csv(file, index=False)
-        positive = model.description.classes[1]
-        claimed = int((predictions["prediction"] == positive).sum())
-        print(f"{len(predictions)} rows, {claimed} of them predicted {positive!r}, written to {self.out}")
+        labels = model.description.labels
+        claimed = [
+            int((predictions[name] == label.classes[1]).sum())
+            for label, name in zip(labels, predictions.columns[1::2], strict=True)
+        ]
+        if len(labels) == 1:
+            said = f"{claimed[0]} of them predicted {labels[0].classes[1]!r}"
+        else:
+            said = "predicted " + ", ".join(
+                f"{label.column}={label.classes[1]} for {count}" for label, count in zip(labels, claimed, strict=True)
+            )
+        print(f"{len(predictions)} rows, {said}, written to {self.out}")
 
 
 def _confusion(counts: "Counts", classes: tuple[str, str]) -> str:
@@ -177,3 +193,15 @@ def _confusion(counts: "Counts", classes: tuple[str, str]) -> str:
     ]
     widths = [max(map(len, column)) + 2 for column in zip(*cells, strict=True)]
     return "\n".join("".join(map(str.rjust, row, widths)) for row in cells)
+
+
+def _of_labels(trained: "Trained", labels: "tuple[Target, ...]") -> str:
+    """The counts of each label, and its F1, whatever metric it was trained for."""
+    from rlgrad.metrics import f1
+    from rlgrad.text import aligned
+
+    rows = [
+        [label.column, label.classes[1], *(str(int(count)) for count in counts), f"{float(score):.3f}"]
+        for label, *counts, score in zip(labels, *trained.confusion, f1.of_counts(*trained.confusion), strict=True)
+    ]
+    return aligned([["label", "positive", "tp", "fp", "fn", "tn", "f1"], *rows])

@@ -43,6 +43,8 @@ from rlgrad.metrics.images import recognition_quality as recognition_quality
 from rlgrad.metrics.images import segmentation_quality as segmentation_quality
 from rlgrad.metrics.images import surface_dice as surface_dice
 from rlgrad.metrics.items import flat_items as flat_items
+from rlgrad.metrics.names import metric_named as metric_named
+from rlgrad.metrics.names import metric_names as metric_names
 from rlgrad.metrics.opaque import OpaqueMetric as OpaqueMetric
 from rlgrad.metrics.ranking import RankingMetric as RankingMetric
 from rlgrad.metrics.ranking import mrr as mrr

@@ -16,9 +16,10 @@ from rlgrad.metrics.confusion import ConfusionMetric, expected_confusion
 from rlgrad.metrics.counts import CountMetric, expected_counts
 from rlgrad.metrics.items import flat_items
 from rlgrad.metrics.opaque import OpaqueMetric
+from rlgrad.metrics.ranking import RankingMetric
 from rlgrad.metrics.summed import SummedMetric
 
-Metric = CountMetric | ConfusionMetric | LabelMetric | OpaqueMetric | SummedMetric
+Metric = CountMetric | ConfusionMetric | LabelMetric | OpaqueMetric | SummedMetric | RankingMetric
 # How torch says that two tensors differ in dtype: each operation in its own words.
 _OF_DTYPES = re.compile(r"dtype|scalar type|Input type \(")
 
@@ -49,7 +50,7 @@ class Scorer:
     weight: Shaped[Tensor, "..."] | None = None
 
     def __post_init__(self) -> None:
-        if self.weight is not None and isinstance(self.metric, OpaqueMetric | SummedMetric):
+        if self.weight is not None and isinstance(self.metric, OpaqueMetric | SummedMetric | RankingMetric):
             raise TypeError(f"needed a metric of counts to weigh items for, got {self.metric!r}; leave out weight")
 
     @property

@@ -9,6 +9,7 @@ from rlgrad.model.segmentation import load_segmentation as load_segmentation
 from rlgrad.model.segmentation import save_segmentation as save_segmentation
 from rlgrad.model.table import NETWORKS as NETWORKS
 from rlgrad.model.table import Description as Description
+from rlgrad.model.table import Label as Label
 from rlgrad.model.table import TableModel as TableModel
 from rlgrad.model.table import build as build
 from rlgrad.model.table import load_model as load_model

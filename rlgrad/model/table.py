@@ -25,36 +25,69 @@ from rlgrad.tables import encode, load_preprocessor, save_preprocessor
 if TYPE_CHECKING:
     import sklearn.compose
 
-_FORMAT = 1
+_FORMAT = 2
+_FIRST_FORMAT = {"column": "target", "classes": "classes", "threshold": "threshold"}  # of its one label, now in labels
 _FILES = ("model.json", "preprocessing.skops", "weights.safetensors")
 
 
-def linear(inputs: int) -> nn.Module:
-    """Logistic regression's network: one logit, linear in the inputs."""
-    return nn.Sequential(nn.Linear(inputs, 1), nn.Flatten(0))
+def linear(inputs: int, outputs: int = 1) -> nn.Module:
+    """Logistic regression's network: one logit a label, linear in the inputs."""
+    return _network(nn.Linear(inputs, outputs))
 
 
-def mlp(inputs: int) -> nn.Module:
+def mlp(inputs: int, outputs: int = 1) -> nn.Module:
     """Two hidden layers of 64 rectified units."""
-    return nn.Sequential(
-        nn.Linear(inputs, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 1), nn.Flatten(0)
-    )
+    return _network(nn.Linear(inputs, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, outputs))
 
 
-NETWORKS: dict[str, Callable[[int], nn.Module]] = {"linear": linear, "mlp": mlp}
+def _network(*layers: nn.Module) -> nn.Module:
+    """The logits of one label are ``rows``, scored jointly; those of several are ``rows labels``."""
+    one = layers[-1].out_features == 1
+    return nn.Sequential(*layers, *[nn.Flatten(0)] * one)
 
 
-def build(network: str, inputs: int, *, seed: int) -> nn.Module:
+NETWORKS: dict[str, Callable[[int, int], nn.Module]] = {"linear": linear, "mlp": mlp}
+
+
+def build(network: str, inputs: int, outputs: int = 1, *, seed: int) -> nn.Module:
     """A network with fresh weights that depend on the seed alone; the global generator is left as it was.
 
     Args:
         network: a name in ``NETWORKS``.
         inputs: columns of the encoded table.
+        outputs: how many labels.
         seed: of the weights.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return NETWORKS[network](inputs)
+        return NETWORKS[network](inputs, outputs)
+
+
+@dataclass(frozen=True)
+class Label:
+    """One target column and how it is decided.
+
+    Args:
+        column: its name in training.
+        classes: the negative and the positive class.
+        threshold: the positive class is predicted where the logit is above it.
+
+    Raises:
+        ValueError: one of them cannot be.
+    """
+
+    column: str
+    classes: tuple[str, str]
+    threshold: float
+
+    def __post_init__(self) -> None:
+        """Refuse what no training gives: a description may come from a file."""
+        if not isinstance(self.column, str):
+            raise ValueError(f"needed the name of a column, got {self.column!r}")
+        if len(self.classes) != 2 or not all(isinstance(label, str) for label in self.classes):
+            raise ValueError(f"needed two classes, got {self.classes!r}")
+        if not isinstance(self.threshold, float | int) or not math.isfinite(self.threshold):
+            raise ValueError(f"needed a finite threshold, got {self.threshold!r}")
 
 
 @dataclass(frozen=True)
@@ -64,22 +97,18 @@ class Description:
     Args:
         network: a name in ``NETWORKS``.
         inputs: columns of the encoded table.
-        target: name of the target column in training.
-        classes: label of the negative and of the positive class.
-        threshold: the positive class is predicted where the logit is above it.
+        labels: the target columns, in the order of the logits.
         metric: name of the metric trained for.
         scores: that metric on each part of the training table.
         versions: of the software that trained it.
 
     Raises:
-        ValueError: one of the first five cannot be.
+        ValueError: one of the first three cannot be.
     """
 
     network: str
     inputs: int
-    target: str
-    classes: tuple[str, str]
-    threshold: float
+    labels: tuple[Label, ...]
     metric: str
     scores: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
@@ -90,10 +119,8 @@ class Description:
             raise ValueError(f"needed a network of {', '.join(NETWORKS)}, got {self.network!r}")
         if not isinstance(self.inputs, int) or self.inputs < 1:
             raise ValueError(f"needed at least one input, got {self.inputs!r}")
-        if len(self.classes) != 2 or not all(isinstance(label, str) for label in self.classes):
-            raise ValueError(f"needed two classes, got {self.classes!r}")
-        if not isinstance(self.threshold, float | int) or not math.isfinite(self.threshold):
-            raise ValueError(f"needed a finite threshold, got {self.threshold!r}")
+        if not self.labels or len({label.column for label in self.labels}) < len(self.labels):
+            raise ValueError(f"needed target columns, each once, got {[label.column for label in self.labels]}")
 
 
 @dataclass(frozen=True)
@@ -104,8 +131,8 @@ class TableModel:
     network: nn.Module
     preprocessing: "sklearn.compose.ColumnTransformer"
 
-    def logits(self, table: pd.DataFrame) -> Float[np.ndarray, " rows"]:
-        """Logits of the positive class for the rows of a table.
+    def logits(self, table: pd.DataFrame) -> Float[np.ndarray, " rows"] | Float[np.ndarray, "rows labels"]:
+        """Logits of the positive class for the rows of a table, of each label where there are several.
 
         Raises:
             ValueError: a column of training is missing or of another kind, or a number is infinite.
@@ -117,19 +144,24 @@ class TableModel:
         return logits.double().numpy()
 
     def predict(self, table: pd.DataFrame) -> pd.DataFrame:
-        """For each row, in order: the probability of the positive class, and the predicted label.
+        """For each row, in order: the probability of the positive class, and the predicted class.
+
+        The columns are ``probability`` and ``prediction``; of several labels ``probability_`` and ``prediction_`` with
+        the name of the target column, for one after the other.
 
         The probability is the policy's, sigmoid of the logit: a model trained on F1 puts it where F1 is highest, which
         need not be calibrated.
         """
-        logits = self.logits(table)
-        negative, positive = self.description.classes
-        return pd.DataFrame(
-            {
-                "probability": torch.sigmoid(torch.from_numpy(logits)).numpy(),
-                "prediction": np.where(logits > self.description.threshold, positive, negative),
-            }
-        )
+        labels = self.description.labels
+        logits = self.logits(table).reshape(len(table), len(labels))
+        probabilities = torch.sigmoid(torch.from_numpy(logits)).numpy()
+        columns = {}
+        for at, label in enumerate(labels):
+            suffix = f"_{label.column}" if len(labels) > 1 else ""
+            negative, positive = label.classes
+            columns[f"probability{suffix}"] = probabilities[:, at]
+            columns[f"prediction{suffix}"] = np.where(logits[:, at] > label.threshold, positive, negative)
+        return pd.DataFrame(columns)
 
 
 def save_model(model: TableModel, folder: str | Path, *, overwrite: bool = False) -> None:
@@ -160,7 +192,7 @@ def load_model(folder: str | Path) -> TableModel:
     folder = Path(folder)
     verify(folder, _FILES)
     description = _read_description(folder / "model.json")
-    network = build(description.network, description.inputs, seed=0)
+    network = build(description.network, description.inputs, len(description.labels), seed=0)
     read_weights(network, folder / "weights.safetensors")
     return TableModel(description, network, load_preprocessor(folder / "preprocessing.skops"))
 
@@ -168,9 +200,16 @@ def load_model(folder: str | Path) -> TableModel:
 def _read_description(path: Path) -> Description:
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if content.pop("format", None) != _FORMAT:
-            raise ValueError(f"needed format {_FORMAT}")
-        negative, positive = content["classes"]
-        return Description(**{**content, "classes": (negative, positive)})
+        number = content.pop("format", None)
+        if number == 1:
+            content["labels"] = [{new: content.pop(old) for new, old in _FIRST_FORMAT.items()}]
+        elif number != _FORMAT:
+            raise ValueError(f"needed format 1 or {_FORMAT}, got {number!r}")
+        return Description(**{**content, "labels": tuple(map(_read_label, content["labels"]))})
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"needed a description of a model, got {path} ({error}); train the model anew") from error
+
+
+def _read_label(label: dict[str, Any]) -> Label:
+    negative, positive = label["classes"]
+    return Label(**{**label, "classes": (negative, positive)})

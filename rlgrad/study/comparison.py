@@ -7,19 +7,20 @@ import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from rlgrad.metrics import CountMetric, Counts
-from rlgrad.model import Description, TableModel, build
-from rlgrad.study.methods import METHODS, REFERENCE, Budget
+from rlgrad.metrics import Counts, hard_counts
+from rlgrad.model import Description, Label, TableModel, build
+from rlgrad.study.methods import LABEL_METHODS, METHODS, REFERENCE, Budget, Method, TableMetric
 from rlgrad.study.records import Json, Key, Record, append, latest, missing, read, run_key, versions
 from rlgrad.surrogates import best_threshold
-from rlgrad.tables import Part, Problem
-from rlgrad.train import Evaluation, evaluate, fit
+from rlgrad.tables import Part, Problem, Target
+from rlgrad.train import Evaluation, Threshold, evaluate, fit
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -112,19 +113,25 @@ class Comparison(Setting):
     """The setting of a table.
 
     Args:
-        problem: the table.
+        problem: the table, of one label or of several.
         network: a name in ``rlgrad.model.NETWORKS``.
-        metric: what is trained for and judged by; larger is better.
+        metric: what is trained for and judged by, a metric of the rows' decisions or of tables (rows, labels), as
+            ``rlgrad.metrics.metric_named`` gives it; larger is better.
         budget: what every method may spend.
     """
 
     problem: Problem
     network: str
-    metric: CountMetric
+    metric: TableMetric
     budget: Budget
 
     reference: ClassVar[str] = REFERENCE
     overlap: ClassVar[float] = OVERLAP
+
+    @property
+    def methods(self) -> dict[str, Method]:
+        """What can train on it: a threshold for each label is a matter of several labels."""
+        return METHODS if len(self.problem.target.labels) == 1 else LABEL_METHODS
 
     @property
     def task(self) -> str:
@@ -139,10 +146,12 @@ class Comparison(Setting):
     @property
     def arguments(self) -> dict[str, Json]:
         """Table, labels, network, parts and budget."""
+        labels = self.problem.target.labels
+        columns, positives = [label.column for label in labels], [label.classes[1] for label in labels]
         return {
             "data": self.problem.fingerprint[:16],
-            "target": self.problem.target.column,
-            "positive": self.problem.target.classes[1],
+            "target": columns if len(labels) > 1 else columns[0],
+            "positive": positives if len(labels) > 1 else positives[0],
             "network": self.network,
             "test_share": TEST_SHARE,
             "validation_share": VALIDATION_SHARE,
@@ -152,9 +161,10 @@ class Comparison(Setting):
     def result(self, method: str, seed: int) -> dict[str, Any]:
         """The metric on each part, by the method's own threshold and by the tuned one."""
         trained = train(self, method, seed)
+        threshold = trained.results["test"].threshold
         return {
             **trained.model.description.scores,
-            "threshold": trained.model.description.threshold,
+            "threshold": nan if isinstance(threshold, tuple) else threshold,
             "test_tuned": trained.test_tuned,
             "counts": {name: _named(result.counts) for name, result in trained.results.items()},
             "epochs": trained.epochs,
@@ -169,13 +179,16 @@ class Trained:
     Args:
         model: network, preprocessing and description, ready to be saved.
         results: its evaluation on train, validation and test.
-        test_tuned: test metric of the same weights with the threshold tuned on the validation rows.
+        confusion: counts of the test rows, one of each, or of several labels ``labels``.
+        test_tuned: test metric of the same weights with the threshold, one for all labels, tuned on the validation
+            rows.
         epochs: passes over the training rows.
         seconds: that these took.
     """
 
     model: TableModel
     results: dict[str, Evaluation]
+    confusion: Counts
     test_tuned: float
     epochs: int
     seconds: float
@@ -186,7 +199,7 @@ def train(comparison: Comparison, method: str, seed: int, *, progress: bool = Fa
 
     Args:
         comparison: the setting.
-        method: a name in ``METHODS``.
+        method: a name in ``comparison.methods``.
         seed: of the split, the initial weights, the shuffles and the draws.
         progress: show a progress bar.
 
@@ -197,8 +210,9 @@ def train(comparison: Comparison, method: str, seed: int, *, progress: bool = Fa
     metric, problem, budget = comparison.metric, comparison.problem, comparison.budget
     parts = problem.split(seed=seed, test=TEST_SHARE, validation=VALIDATION_SHARE)
     data = {name: _tensors(getattr(parts, name)) for name in ("train", "validation", "test")}
-    recipe = METHODS[method](metric, budget, torch.Generator().manual_seed(seed))
-    network = build(comparison.network, parts.train.x.shape[1], seed=seed)
+    recipe = comparison.methods[method](metric, budget, torch.Generator().manual_seed(seed))
+    inputs, labels = parts.train.x.shape[1], problem.target.labels
+    network = build(comparison.network, inputs, len(labels), seed=seed)
     history = fit(
         network,
         recipe.stages,
@@ -213,13 +227,12 @@ def train(comparison: Comparison, method: str, seed: int, *, progress: bool = Fa
     )
     threshold = history.best.threshold
     results = {name: evaluate(network, part, metric, threshold=threshold) for name, part in data.items()}
-    tuned, _ = best_threshold(metric, _logits(network, data["validation"][0]), data["validation"][1])
+    x, y = data["validation"]
+    tuned, _ = best_threshold(metric, _logits(network, x), y)
     description = Description(
         network=comparison.network,
-        inputs=parts.train.x.shape[1],
-        target=problem.target.column,
-        classes=problem.target.classes,
-        threshold=threshold,
+        inputs=inputs,
+        labels=_described(labels, threshold),
         metric=metric.name,
         scores={name: result.value for name, result in results.items()},
         versions=versions(),
@@ -227,6 +240,7 @@ def train(comparison: Comparison, method: str, seed: int, *, progress: bool = Fa
     return Trained(
         model=TableModel(description, network, parts.transformer),
         results=results,
+        confusion=_confusion(network, data["test"], threshold),
         test_tuned=evaluate(network, data["test"], metric, threshold=tuned).value,
         epochs=len(history.epochs),
         seconds=history.epochs[-1].seconds,
@@ -248,6 +262,17 @@ def _logits(model: nn.Module, x: Tensor) -> Tensor:
     with torch.no_grad():
         logits: Tensor = model(x)
     return logits
+
+
+def _described(labels: tuple[Target, ...], threshold: Threshold) -> tuple[Label, ...]:
+    each = threshold if isinstance(threshold, tuple) else (threshold,) * len(labels)
+    return tuple(Label(label.column, label.classes, t) for label, t in zip(labels, each, strict=True))
+
+
+def _confusion(network: nn.Module, data: tuple[Tensor, Tensor], threshold: Threshold) -> Counts:
+    x, y = data
+    decision = _logits(network, x) > torch.tensor(threshold)
+    return hard_counts(decision.T, y.T) if y.ndim > 1 else hard_counts(decision, y)
 
 
 def _named(counts: Counts | None) -> dict[str, int]:

@@ -7,15 +7,17 @@ threshold of the decisions, by which each epoch is judged. One's own is one func
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from rlgrad.estimators import counterfactual, exact, score_function
-from rlgrad.metrics import CountMetric
+from rlgrad.metrics import CountMetric, LabelMetric
 from rlgrad.objective import MetricLoss
 from rlgrad.surrogates import Criterion, bce, focal, soft, weighted_bce
-from rlgrad.train import Stage
+from rlgrad.train import Stage, Threshold, Tuned
+
+TableMetric = CountMetric | LabelMetric
 
 
 @dataclass(frozen=True)
@@ -56,14 +58,14 @@ def check_budget(*, lr: float, **numbers: int) -> None:
 
 
 class Recipe(NamedTuple):
-    """Stages of training, and the threshold of the decisions in logits, or "tuned" on the validation data."""
+    """Stages of training, and the threshold of the decisions in logits, or how it is tuned on the validation data."""
 
     stages: list[Stage]
-    threshold: float | Literal["tuned"] = 0.0
+    threshold: Threshold | Tuned = 0.0
 
 
-Method = Callable[[CountMetric, Budget, torch.Generator], Recipe]
-MakeCriterion = Callable[[CountMetric, torch.Generator], Criterion]
+Method = Callable[[TableMetric, Budget, torch.Generator], Recipe]
+MakeCriterion = Callable[[TableMetric, torch.Generator], Criterion]
 
 
 def stage(criterion: Criterion, budget: Budget, *, epochs: int | None = None) -> Stage:
@@ -71,12 +73,12 @@ def stage(criterion: Criterion, budget: Budget, *, epochs: int | None = None) ->
     return Stage(criterion, epochs=epochs or budget.epochs, lr=budget.lr, patience=budget.patience)
 
 
-def _from_scratch(criterion: MakeCriterion, metric: CountMetric, budget: Budget, generator: torch.Generator) -> Recipe:
+def _from_scratch(criterion: MakeCriterion, metric: TableMetric, budget: Budget, generator: torch.Generator) -> Recipe:
     return Recipe([stage(criterion(metric, generator), budget)])
 
 
 def _from_cross_entropy(
-    criterion: MakeCriterion, metric: CountMetric, budget: Budget, generator: torch.Generator
+    criterion: MakeCriterion, metric: TableMetric, budget: Budget, generator: torch.Generator
 ) -> Recipe:
     """Half of the epochs on cross-entropy, the other half on the metric from the best weights of the first."""
     half = max(1, budget.epochs // 2)
@@ -84,8 +86,8 @@ def _from_cross_entropy(
     return Recipe([first, stage(second, budget, epochs=max(1, budget.epochs - half))])
 
 
-def _cross_entropy_tuned(metric: CountMetric, budget: Budget, generator: torch.Generator) -> Recipe:
-    return Recipe([stage(bce, budget)], threshold="tuned")
+def _cross_entropy_tuned(threshold: Tuned, metric: TableMetric, budget: Budget, generator: torch.Generator) -> Recipe:
+    return Recipe([stage(bce, budget)], threshold)
 
 
 _WITHOUT_THE_METRIC: dict[str, MakeCriterion] = {
@@ -105,8 +107,15 @@ _SCRATCH: dict[str, Method] = {
 
 METHODS: dict[str, Method] = {
     "ce": _SCRATCH["ce"],
-    "ce-tuned": _cross_entropy_tuned,
+    "ce-tuned": partial(_cross_entropy_tuned, "tuned"),
     **_SCRATCH,
     **{f"ce+{name}": partial(_from_cross_entropy, criterion) for name, criterion in _ON_THE_METRIC.items()},
 }
 REFERENCE = "ce-tuned"
+# Of a table of several labels, whose logits are rows x labels, "ce-tuned" has one threshold for all of them.
+LABEL_METHODS: dict[str, Method] = {
+    "ce": METHODS["ce"],
+    "ce-tuned": METHODS["ce-tuned"],
+    "ce-tuned-per-label": partial(_cross_entropy_tuned, "tuned per label"),
+    **METHODS,
+}

@@ -286,6 +286,7 @@ def train(setting: Segmentation, method: str, seed: int, *, progress: bool = Fal
         progress=progress,
     )
     threshold = history.best.threshold
+    assert not isinstance(threshold, tuple)  # no method for masks has several
     results = {name: evaluate(network, part, metric, threshold=threshold) for name, part in data.items()}
     scores = {name: result.value for name, result in results.items()}
     model = SegmentationModel(_described(setting, parts, threshold, scores), network)

@@ -4,7 +4,9 @@
     parts = problem.split(seed=0)                # train, validation, test; the encoding fitted on train alone
     parts.train.x, parts.train.y                 # float32 rows x columns, bool rows
 
-The steps are functions of their own: ``read_table``, ``binary_target``, ``check_finite``,
+Several labels of a row are several columns, ``load_problem("songs.arff", "sad,calm,loud")``; y is then rows x labels.
+
+The steps are functions of their own: ``read_table``, ``binary_target`` or ``targets``, ``check_finite``,
 ``duplicate_groups``, ``split``, ``fit_preprocessor``, ``encode``, in this order. In messages, rows of data
 are counted from 1.
 """
@@ -24,4 +26,7 @@ from rlgrad.tables.problem import digits_table as digits_table
 from rlgrad.tables.problem import load_problem as load_problem
 from rlgrad.tables.reading import read_table as read_table
 from rlgrad.tables.target import Target as Target
+from rlgrad.tables.target import Targets as Targets
 from rlgrad.tables.target import binary_target as binary_target
+from rlgrad.tables.target import columns_of as columns_of
+from rlgrad.tables.target import targets as targets

@@ -1,5 +1,6 @@
 """A table as a problem to learn: checked, cut in three and encoded."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -11,19 +12,20 @@ from jaxtyping import Bool, Float32
 
 from rlgrad.tables.columns import check_finite
 from rlgrad.tables.encoding import encode, fit_preprocessor
+from rlgrad.tables.names import listed
 from rlgrad.tables.parts import duplicate_groups, split
 from rlgrad.tables.reading import read_table, with_names
-from rlgrad.tables.target import Target, binary_target
+from rlgrad.tables.target import Target, Targets, columns_of, targets
 
 if TYPE_CHECKING:
     import sklearn.compose
 
 
 class Part(NamedTuple):
-    """Rows as a model takes them: the encoded features, and whether each is of the positive class."""
+    """Rows as a model takes them: the encoded features, and whether each is of the positive class, of each label."""
 
     x: Float32[np.ndarray, "rows columns"]
-    y: Bool[np.ndarray, "rows"]
+    y: Bool[np.ndarray, "rows"] | Bool[np.ndarray, "rows labels"]
 
 
 @dataclass(frozen=True)
@@ -43,29 +45,29 @@ class Problem:
     Attributes:
         name: what people call it.
         fingerprint: SHA-256 of the data, to tell whether two results are of the same.
-        features: all columns but the target.
-        target: the class of each row.
+        features: all columns but those of the target.
+        target: the class of each row, of one label or of several.
     """
 
     name: str
     fingerprint: str
     features: pd.DataFrame
-    target: Target
+    target: Target | Targets
 
     def split(self, *, seed: int, test: float = 0.25, validation: float = 0.2) -> Parts:
         """Cut the rows by :func:`rlgrad.tables.split`, equal ones together, and encode each part."""
-        groups = duplicate_groups(self.features)
+        groups, y = duplicate_groups(self.features), self.target.y
         rows = split(self.target, groups, seed=seed, test=test, validation=validation)
         transformer = fit_preprocessor(self.features.iloc[rows.train])
         train, held_out, tested = (
-            Part(encode(transformer, self.features.iloc[of_part]), self.target.y[of_part]) for of_part in rows
+            Part(encode(transformer, self.features.iloc[of_part]), y[of_part]) for of_part in rows
         )
         return Parts(train, held_out, tested, transformer)
 
 
 def load_problem(
     source: str | Path | pd.DataFrame,
-    target: str,
+    target: str | Sequence[str],
     *,
     positive: str | None = None,
     header: bool = True,
@@ -75,8 +77,10 @@ def load_problem(
 
     Args:
         source: a file, read by :func:`read_table`, or a table.
-        target: the column to predict, taken by :func:`binary_target`.
-        positive: the label of the positive class, where it is not the last in sort order.
+        target: the column to predict, taken by :func:`binary_target`; or several, each of two labels, as names or as
+            one text with commas between them. A text that is the name of one column means that one.
+        positive: the label of the positive class, where it is not the last in sort order; of several columns one for
+            all, or one for each with commas between.
         header: whether the first line of a CSV file names the columns.
         name: what to call the problem; by default the file's name without its suffixes, or "table".
 
@@ -95,10 +99,12 @@ def load_problem(
     else:
         table = read_table(source, header=header)
         data, default_name = Path(source).read_bytes(), Path(source).name.partition(".")[0]
-    labels = binary_target(table, target, positive=positive)
-    features = table.drop(columns=target)
+    columns = columns_of(table, target)
+    labels = targets(table, columns, positive=positive)
+    features = table.drop(columns=columns)
     if features.empty:
-        raise ValueError(f"needed columns beside {target!r} to predict it from, got none; add one")
+        pronoun = "it" if len(columns) == 1 else "them"
+        raise ValueError(f"needed columns beside {listed(columns)} to predict {pronoun} from, got none; add one")
     check_finite(features)
     return Problem(name or default_name, sha256(data).hexdigest(), features, labels)
 

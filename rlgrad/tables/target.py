@@ -1,5 +1,7 @@
 """The target of a table: which rows are of the positive class."""
 
+import csv
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +25,91 @@ class Target:
     column: str
     classes: tuple[str, str]
     y: Bool[np.ndarray, "rows"]
+
+    @property
+    def labels(self) -> "tuple[Target, ...]":
+        """Itself: the one label there is."""
+        return (self,)
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What is to be predicted where that is several labels: for each of them, one class against the other.
+
+    Attributes:
+        labels: the target of each column, two at least.
+
+    Raises:
+        ValueError: there are fewer than two; two are of one column, or of different rows.
+    """
+
+    labels: tuple[Target, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.labels) < 2:
+            raise ValueError(f"needed at least two labels, got {len(self.labels)}; one is a Target by itself")
+        _check_once([label.column for label in self.labels])
+        if len({len(label.y) for label in self.labels}) > 1:
+            raise ValueError(f"needed labels of the same rows, got {[len(label.y) for label in self.labels]} rows")
+
+    @property
+    def y(self) -> Bool[np.ndarray, "rows labels"]:
+        """Whether the row is of the positive class of the label."""
+        return np.stack([label.y for label in self.labels], axis=1)
+
+
+def _check_once(columns: Sequence[str]) -> None:
+    repeated = [name for name in dict.fromkeys(columns) if columns.count(name) > 1]
+    if repeated:
+        raise ValueError(f"needed each target column once, got {listed(repeated)} again; name it once")
+
+
+def columns_of(table: pd.DataFrame, target: str | Sequence[str]) -> list[str]:
+    """The names of the target columns, which a text may hold with commas between.
+
+    A text that is itself the name of a column is that one, whatever commas it holds. A name with a comma among
+    several is put in double quotes.
+
+    Args:
+        table: the data.
+        target: one name, several in one text, or several.
+
+    Raises:
+        ValueError: a name is empty or there twice, or there is none.
+
+    Example:
+        >>> table = pd.DataFrame(columns=["a", "b", "c,d"])
+        >>> columns_of(table, "a,b"), columns_of(table, "c,d"), columns_of(table, 'a,"c,d"')
+        (['a', 'b'], ['c,d'], ['a', 'c,d'])
+    """
+    if isinstance(target, str):
+        whole = target in table.columns or "," not in target
+        names = [target] if whole else [name.strip() for name in next(csv.reader([target], skipinitialspace=True))]
+    else:
+        names = list(target)
+    if not names or not all(names):
+        raise ValueError(f"needed names of target columns, got {target!r}; write them with one comma between: a,b,c")
+    _check_once(names)
+    return names
+
+
+def targets(table: pd.DataFrame, columns: Sequence[str], *, positive: str | None = None) -> Target | Targets:
+    """Take columns of two labels each as the target: a Target of one column, Targets of several.
+
+    Args:
+        table: the data.
+        columns: their names.
+        positive: as in :func:`binary_target`; of several columns one for all, or one for each with commas between.
+
+    Raises:
+        ValueError: as :func:`binary_target`; a column is there twice.
+    """
+    check_columns(table, columns)
+    if len(columns) == 1:
+        return binary_target(table, columns[0], positive=positive)
+    named = [] if positive is None else positive.split(",")
+    each = named if len(named) == len(columns) else [positive] * len(columns)
+    return Targets(tuple(binary_target(table, name, positive=label) for name, label in zip(columns, each, strict=True)))
 
 
 def binary_target(table: pd.DataFrame, column: str, *, positive: str | None = None) -> Target:
@@ -52,7 +139,10 @@ def binary_target(table: pd.DataFrame, column: str, *, positive: str | None = No
     if positive is not None:
         positive = as_text(positive)
         if positive not in classes:
-            raise ValueError(f"needed {listed(classes)} as the positive class, got {positive!r}; name one of the two")
+            raise ValueError(
+                f"needed {listed(classes)} as the positive class of column {column!r}, got {positive!r}; name one of "
+                "the two"
+            )
         classes = (classes[0] if positive == classes[1] else classes[1], positive)
     return Target(column, classes, labels == classes[1])
 

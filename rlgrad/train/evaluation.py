@@ -14,6 +14,8 @@ from rlgrad.objective import PolicyType, usual_policy
 from rlgrad.policies import Bernoulli
 from rlgrad.train.batches import Batches, Data
 
+Threshold = float | tuple[float, ...]
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -21,12 +23,12 @@ class Evaluation:
 
     Args:
         value: the metric, averaged over rows where rows are scored apart.
-        threshold: decisions were ``logits > threshold``.
-        counts: confusion counts of all decisions together; None where decisions are not yes or no.
+        threshold: decisions were ``logits > threshold``; one, or one for each label.
+        counts: confusion counts of all decisions together; None where decisions, or the target, are not yes or no.
     """
 
     value: float
-    threshold: float
+    threshold: Threshold
     counts: Counts | None
 
 
@@ -35,7 +37,7 @@ def evaluate(
     data: Data,
     metric: Metric | Callable[..., object],
     *,
-    threshold: float = 0.0,
+    threshold: Threshold = 0.0,
     policy: PolicyType | None = None,
     batch_size: int = 4096,
 ) -> Evaluation:
@@ -45,7 +47,7 @@ def evaluate(
         model: as in ``fit``; it is run in evaluation mode, on the device it is on.
         data: a pair of tensors, or an iterable of batches.
         metric: a CountMetric, or a function of one row's (decision, target).
-        threshold: decisions are ``logits > threshold``.
+        threshold: decisions are ``logits > threshold``; one, or one for each entry of the logits' last axis.
         policy: Bernoulli, Categorical, which decides for the most probable class, or PlackettLuce, which ranks by
             logit; by default the metric's own.
         batch_size: rows a batch, where the data are tensors.
@@ -65,19 +67,30 @@ def evaluate(
         raise ValueError(f"needed a batch_size of at least 1, got {batch_size}")
     metric = as_metric(metric)
     policy = usual_policy(metric) if policy is None else policy
-    if not math.isfinite(threshold) or (policy is not Bernoulli and threshold != 0):
+    if not is_threshold(threshold) or (policy is not Bernoulli and threshold != 0):
         raise ValueError(f"needed a finite threshold, and 0 but for a Bernoulli policy, got {threshold}")
     logits, target = predict(model, Batches(data, "data").in_order(batch_size), policy)
     return judge(logits, target, metric, threshold, policy)
 
 
-def judge(logits: Tensor, target: Tensor, metric: Metric, threshold: float, policy: PolicyType) -> Evaluation:
+def is_threshold(threshold: object) -> bool:
+    """Whether it is a finite number, or several."""
+    each = threshold if isinstance(threshold, tuple) else (threshold,)
+    return all(isinstance(t, float | int) and not isinstance(t, bool) and math.isfinite(t) for t in each)
+
+
+def judge(logits: Tensor, target: Tensor, metric: Metric, threshold: Threshold, policy: PolicyType) -> Evaluation:
     """The metric of the decisions that logits stand for."""
-    decision = policy(logits - threshold).mode if threshold else policy(logits).mode
+    if isinstance(threshold, tuple):
+        if logits.shape[-1] != len(threshold):
+            raise ValueError(f"needed a threshold for each label of {describe(logits)}, got {len(threshold)}")
+        decision = policy(logits - torch.tensor(threshold).to(logits)).mode
+    else:
+        decision = policy(logits - threshold).mode if threshold else policy(logits).mode
     value = float(metric(decision, target).mean())
     counts = None
-    if policy is Bernoulli:
-        true, kept = split_ignored(target, metric.ignore_index)
+    true, kept = split_ignored(target, metric.ignore_index)
+    if policy is Bernoulli and ((true == 0) | (true == 1)).all():  # what a black box judges by may be anything
         counts = hard_counts(decision.flatten(), true.flatten(), None if kept is None else kept.flatten())
     return Evaluation(value, threshold, counts)
 

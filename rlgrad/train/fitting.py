@@ -4,7 +4,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +15,15 @@ from rlgrad.metrics import CountMetric, LabelMetric, Metric, as_metric
 from rlgrad.objective import MetricLoss, PolicyType, usual_policy
 from rlgrad.policies import Bernoulli, kl_divergence
 from rlgrad.stochastic import ExpectedLoss
-from rlgrad.surrogates import best_threshold
+from rlgrad.surrogates import best_threshold, best_thresholds
 from rlgrad.train.batches import Batches, Data
-from rlgrad.train.evaluation import judge, predict
+from rlgrad.train.evaluation import Threshold, is_threshold, judge, predict
 from rlgrad.train.stages import Epoch, History, Stage
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+Tuned = Literal["tuned", "tuned per label"]
 
 
 def fit(
@@ -31,7 +33,7 @@ def fit(
     validation: Data,
     metric: Metric | Callable[..., object],
     *,
-    threshold: float | Literal["tuned"] = 0.0,
+    threshold: Threshold | Tuned = 0.0,
     policy: PolicyType | None = None,
     batch_size: int = 256,
     fabric: "Fabric | None" = None,
@@ -54,7 +56,8 @@ def fit(
         validation: likewise.
         metric: what counts in the end, larger is better: a CountMetric, or a function of one row's (decision, target).
         threshold: decisions are ``logits > threshold``; "tuned" sets it after every epoch to the best on the
-            validation data, for the mean over rows where rows are scored apart.
+            validation data, for the mean over rows where rows are scored apart. For logits ``rows labels`` it may be
+            one for each label, and "tuned per label".
         policy: Bernoulli, or Categorical for logits with an axis of classes; by default the metric's own, see
             ``MetricLoss``.
         batch_size: rows a batch, where the data are tensors.
@@ -103,7 +106,7 @@ class _Run:
         train: Batches,
         validation: Batches,
         metric: Metric,
-        threshold: float | Literal["tuned"],
+        threshold: Threshold | Tuned,
         policy: PolicyType,
     ) -> None:
         self.fabric, self.model, self.train, self.validation = fabric, model.to(fabric.device), train, validation
@@ -161,10 +164,7 @@ class _Run:
 
     def _record(self, step: "_Step", number: int, loss: float) -> Epoch:
         logits, target = predict(step.model, self.validation.in_order(4096), self.policy)
-        threshold = self.threshold
-        if threshold == "tuned":
-            assert isinstance(self.metric, CountMetric | LabelMetric)
-            threshold, _ = best_threshold(self.metric, logits, target)
+        threshold = self._tuned(logits, target)
         validation = judge(logits, target, self.metric, threshold, self.policy)
         logits, target = predict(step.model, self.train.in_order(4096), self.policy)
         train = judge(logits, target, self.metric, threshold, self.policy)
@@ -174,6 +174,16 @@ class _Run:
             self.best_weights = _copy(self.model)
         self.history.epochs.append(epoch)
         return epoch
+
+    def _tuned(self, logits: Tensor, target: Tensor) -> Threshold:
+        """The threshold of the decisions on these logits."""
+        if not isinstance(self.threshold, str):
+            return self.threshold
+        assert isinstance(self.metric, CountMetric | LabelMetric)
+        if self.threshold == "tuned":
+            return best_threshold(self.metric, logits, target)[0]
+        each, _ = best_thresholds(self.metric, logits, target)
+        return tuple(each.tolist())
 
     def kept(self) -> str:
         """Which weights the model has after an error, for messages."""
@@ -269,17 +279,20 @@ def _launched(fabric: "Fabric | None") -> "Fabric":
 def _check_arguments(
     stages: Sequence[Stage],
     metric: Metric,
-    threshold: float | str,
+    threshold: Threshold | Tuned,
     policy: PolicyType,
     batch_size: int,
     seed: int,
 ) -> None:
     if not isinstance(stages, list | tuple) or not stages or not all(isinstance(stage, Stage) for stage in stages):
         raise TypeError(f"needed a Stage or several, got {stages!r}; wrap the criterion: Stage(MetricLoss(f1))")
-    number = isinstance(threshold, float | int) and not isinstance(threshold, bool) and math.isfinite(threshold)
-    if not number and threshold != "tuned":
-        raise ValueError(f'needed a finite number in logits or "tuned" as threshold, got {threshold!r}')
-    if threshold == "tuned" and not isinstance(metric, CountMetric | LabelMetric):
+    tuned = threshold in get_args(Tuned)
+    if not tuned and not is_threshold(threshold):
+        raise ValueError(
+            'needed a finite number in logits or "tuned" as threshold, or of several labels one for each or "tuned per '
+            f'label", got {threshold!r}'
+        )
+    if tuned and not isinstance(metric, CountMetric | LabelMetric):
         raise TypeError(f"needed a CountMetric to tune a threshold for, got {metric!r}; give the threshold as a number")
     if policy is not Bernoulli and threshold != 0:
         raise ValueError(f"needed threshold 0 for a {policy.__name__} policy, got {threshold}")

@@ -65,7 +65,7 @@ class Epoch:
         loss: mean of the training criterion over the epoch's rows.
         train: metric on the training data after the epoch.
         validation: metric on the validation data after the epoch.
-        threshold: of the decisions in both.
+        threshold: of the decisions in both; one, or one for each label.
         seconds: since the fit began.
     """
 
@@ -74,7 +74,7 @@ class Epoch:
     loss: float
     train: float
     validation: float
-    threshold: float
+    threshold: float | tuple[float, ...]
     seconds: float
 
 

@@ -219,7 +219,7 @@ def test_confusion_says_which_label_is_which(csv: Path, capsys: pytest.CaptureFi
 @pytest.mark.parametrize("method", ["ce+exact", "ce-tuned"])
 def test_predictions_are_one_row_a_row_by_the_threshold_of_the_model(csv: Path, method: str) -> None:
     assert train(csv, "--out", "model", "--method", method) == 0
-    threshold = json.loads(Path("model/model.json").read_text())["threshold"]
+    threshold = json.loads(Path("model/model.json").read_text())["labels"][0]["threshold"]
     assert (threshold == 0) == (method != "ce-tuned")
     found = predict("model", csv)
     assert list(found) == ["probability", "prediction"]
@@ -657,7 +657,7 @@ WRONG_OPTIONS = [
     ("--target=spma", "needed a column 'spma', got a table with the similar 'spam'; correct the name"),
     ("--metric=f11", r"needed a metric that exists, got 'f11'; did you mean f1\b.*\?"),
     ("--metric=zzz", "needed a metric that exists, got 'zzz'; there are f1, .*fowlkes_mallows"),
-    ("--positive=maybe", "needed 'no', 'yes' as the positive class, got 'maybe'; name one of the two"),
+    ("--positive=maybe", "needed 'no', 'yes' as the positive class of column 'spam', got 'maybe'; name one of the two"),
     ("--epochs=0", r"needed .*epochs of at least \d, got 0.*"),
     ("--epochs=-3", r"needed .*epochs of at least \d, got -3.*"),
     ("--lr=nan", "needed a positive finite .*lr, got nan.*"),

@@ -116,8 +116,9 @@ def test_numbered_objects_may_touch_and_leave_numbers_out(numbers: list[int]) ->
         assert object_counts(claimed, true, instances=True) == (len(flood(claimed, 1)), len(objects))
 
 
-def test_an_image_that_is_one_numbered_object_without_background() -> None:
+def test_an_image_that_numbered_objects_fill() -> None:
     ones = np.ones((2, 3), dtype=bool)
+    assert panoptic_counts(ones, np.array([[1, 1, 1], [10**6] * 3]), instances=True) == (0.0, 0, 1, 2)
     assert panoptic_counts(ones, np.full((2, 3), 10**6), instances=True) == (1.0, 1, 0, 0)
     assert object_counts(EMPTY, EMPTY) == (0, 0)
 
@@ -246,6 +247,7 @@ def test_void_counts_for_neither_and_bounds_nothing() -> None:
     assert panoptic_quality().ignoring(-1)(decision, target) == 1
     assert panoptic_counts(decision[0], target[0]) == (2.0, 2, 0, 0)
     assert panoptic_counts(decision[0], target[0], instances=True) == (0.8, 1, 1, 0)  # 4 of 5 pixels of object 1
+    assert boundary_counts(decision[0], target[0], tolerance=0) == (5, 5, 5, 5)
     assert boundary(target[0]).tolist() == [[True, True] + [False] * 5, [True, True] + [False] * 4 + [True]]
     for metric in (boundary_f1(0), surface_dice(0), hausdorff95(), object_count_error()):
         assert metric.ignoring(-1)(decision, target).tolist() == [float(metric.name in ("boundary_f1", "surface_dice"))]

@@ -7,6 +7,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
@@ -20,7 +21,17 @@ import skops.io
 import torch
 from torch import nn
 
-from rlgrad.model import NETWORKS, Description, TableModel, build, check_destination, load_model, save_model, table
+from rlgrad.model import (
+    NETWORKS,
+    Description,
+    Label,
+    TableModel,
+    build,
+    check_destination,
+    load_model,
+    save_model,
+    table,
+)
 from rlgrad.model import folder as folder_module
 from rlgrad.tables import encode, fit_preprocessor
 
@@ -40,14 +51,18 @@ def a_model(network: str = "linear", *, seed: int = 0, threshold: float = 0.25) 
     description = Description(
         network=network,
         inputs=INPUTS,
-        target="Zustand",
-        classes=("gesund", "kränklich"),
-        threshold=threshold,
+        labels=(Label("Zustand", ("gesund", "kränklich"), threshold),),
         metric="f1",
         scores={"test": 0.1 + 0.2},
         versions={"rlgrad": "0.1.0"},
     )
     return TableModel(description, build(network, INPUTS, seed=seed), PREPROCESSING)
+
+
+def of_two_labels(network: str = "linear") -> TableModel:
+    one = a_model(network)
+    labels = (*one.description.labels, Label("Größe", ("klein", "groß"), -0.1))
+    return TableModel(replace(one.description, labels=labels), build(network, INPUTS, 2, seed=0), PREPROCESSING)
 
 
 @pytest.fixture
@@ -71,8 +86,13 @@ def sign(folder: Path) -> None:
     (folder / "SHA256SUMS").write_text("".join(sums))
 
 
+OF_LABEL = ("column", "classes", "threshold")
+
+
 def describe_anew(folder: Path, **changes: Any) -> None:
-    description = json.loads((folder / "model.json").read_text(encoding="utf-8")) | changes
+    description = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    label = description["labels"][0] | {name: changes.pop(name) for name in OF_LABEL if name in changes}
+    description |= {"labels": [{name: value for name, value in label.items() if value is not ...}]} | changes
     kept = {name: value for name, value in description.items() if value is not ...}
     (folder / "model.json").write_text(json.dumps(kept), encoding="utf-8")
     sign(folder)
@@ -109,6 +129,12 @@ def test_networks_give_one_logit_a_row(name: str, rows: int) -> None:
     assert build(name, 5, seed=0)(torch.zeros(rows, 5)).shape == (rows,)
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("rows", [0, 1, 7])
+def test_networks_give_a_logit_for_each_of_several_labels(name: str, rows: int) -> None:
+    assert build(name, 5, 3, seed=0)(torch.zeros(rows, 5)).shape == (rows, 3)
+
+
 # Predictions
 
 
@@ -125,6 +151,23 @@ def test_predictions_follow_logits_and_threshold(network: str) -> None:
     np.testing.assert_allclose(predictions["probability"], 1 / (1 + np.exp(-logits)), rtol=1e-12)
     assert predictions["prediction"].tolist() == ["kränklich" if z > threshold else "gesund" for z in logits]
     assert (predictions["prediction"] == "kränklich").sum() == 19
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_predictions_of_several_labels(network: str, tmp_path: Path) -> None:
+    model = of_two_labels(network)
+    save_model(model, tmp_path / "model")
+    predictions = load_model(tmp_path / "model").predict(TABLE)
+    assert list(predictions) == [
+        f"{what}_{of}" for of in ("Zustand", "Größe") for what in ("probability", "prediction")
+    ]
+    logits = model.logits(TABLE)
+    assert logits.shape == (40, 2)
+    for at, label in enumerate(model.description.labels):
+        np.testing.assert_allclose(predictions[f"probability_{label.column}"], 1 / (1 + np.exp(-logits[:, at])))
+        positive = predictions[f"prediction_{label.column}"] == label.classes[1]
+        np.testing.assert_array_equal(positive, logits[:, at] > label.threshold)
+    assert len(model.predict(TABLE.head(0))) == 0
 
 
 def test_predictions_are_made_in_evaluation_mode() -> None:
@@ -168,10 +211,21 @@ def test_saving_twice_gives_the_same_model(saved: Path, tmp_path: Path) -> None:
     assert again["weights.safetensors"] == first["weights.safetensors"]
 
 
+def test_a_model_of_the_first_format_is_still_read(saved: Path) -> None:
+    expected = load_model(saved)
+    content = json.loads((saved / "model.json").read_text(encoding="utf-8"))
+    (label,) = content.pop("labels")
+    old = {"format": 1, "target": label["column"], "classes": label["classes"], "threshold": label["threshold"]}
+    (saved / "model.json").write_text(json.dumps(content | old), encoding="utf-8")
+    sign(saved)
+    assert load_model(saved).description == expected.description
+
+
 def test_a_folder_holds_four_files_and_nothing_is_left_beside_it(saved: Path) -> None:
     assert names(saved) == FILES
     assert names(saved.parent) == ["model"]
-    assert json.loads((saved / "model.json").read_text(encoding="utf-8"))["classes"] == ["gesund", "kränklich"]
+    (label,) = json.loads((saved / "model.json").read_text(encoding="utf-8"))["labels"]
+    assert label == {"column": "Zustand", "classes": ["gesund", "kränklich"], "threshold": 0.25}
     if os.name == "posix":
         assert saved.stat().st_mode & 0o777 == 0o755
 
@@ -291,8 +345,10 @@ def test_an_untrusted_object_in_the_preprocessing_is_refused_and_not_built(saved
     assert not sentinel.exists()
 
 
+LABEL = {"column": "Zustand", "classes": ["gesund", "kränklich"], "threshold": 0.25}
 DESCRIPTIONS: dict[str, dict[str, Any]] = {
-    "another format": {"format": 2},
+    "another format": {"format": 3},
+    "the first format": {"format": 1},
     "no format": {"format": ...},
     "an unknown field": {"hook": "os.system"},
     "a missing field": {"threshold": ...},
@@ -305,6 +361,12 @@ DESCRIPTIONS: dict[str, dict[str, Any]] = {
     "no classes": {"classes": ...},
     "a threshold that is no number": {"threshold": "0.5"},
     "a threshold of NaN": {"threshold": float("nan")},
+    "a column that is no name": {"column": 3},
+    "a further field of a label": {"labels": [{**LABEL, "weight": 1.0}]},
+    "no labels": {"labels": []},
+    "labels that are none": {"labels": "Zustand"},
+    "a label twice": {"labels": [LABEL, LABEL]},
+    "another number of labels": {"labels": [LABEL, {**LABEL, "column": "Größe"}]},
 }
 
 

@@ -143,3 +143,73 @@ def test_unknown_suffix(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text(ROWS)
     with pytest.raises(ValueError, match=r"needed a file \.csv, .* got .*; convert it"):
         read_table(tmp_path / name)
+
+
+# --- ARFF -------------------------------------------------------------------------------------------------------------
+
+ARFF = """% a comment
+@relation songs
+@attribute 'mean tempo' numeric
+@attribute key {c, d}
+@attribute sad {0,1}
+
+@data
+1.5,c,0
+% another
+?,?,1
+
+ -2 , d , 0
+"""
+
+
+@pytest.mark.parametrize("name", ["songs.arff", "songs.arff.gz", "SONGS.ARFF"])
+def test_arff_gives_numbers_and_text_with_what_is_missing(tmp_path: Path, name: str) -> None:
+    table = read_table(written(tmp_path, name, ARFF))
+    assert list(table.columns) == ["mean tempo", "key", "sad"]
+    assert table["mean tempo"].fillna(99).tolist() == [1.5, 99, -2]
+    assert table["key"].fillna("missing").tolist() == ["c", "missing", "d"]
+    assert table["sad"].tolist() == ["0", "1", "0"]
+
+
+def test_arff_may_quote_and_name_what_is_missing_elsewhere(tmp_path: Path) -> None:
+    text = "@relation r\n@attribute n REAL\n@attribute c {'a, b',x,NA,'ü s'}\n@DATA\n1,x\n2,'a, b'\n3,NA\n4,'ü s'\n"
+    table = read_table(written(tmp_path, "data.arff", text))
+    assert table["c"].tolist() == ["x", "a, b", "NA", "ü s"]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("1,e,0", "needed 'c', 'd' in column 'key' of .*, as its @attribute says, got 'e' in row 4; correct"),
+        ("one,c,0", "needed numbers in column 'mean tempo', got 'one' in row 4"),
+        ("1,c", "needed 3 fields on each line .*, one for each @attribute, got 2 on line 13; correct"),
+        ("1,c,0,7", "needed 3 fields on each line .*, one for each @attribute, got 4 on line 13; correct"),
+        ("{0 1, 1 c}", "needed dense ARFF in .*, got a sparse line 13"),
+    ],
+)
+def test_a_line_that_does_not_fit_the_attributes(tmp_path: Path, line: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        read_table(written(tmp_path, "data.arff", f"{ARFF}{line}\n"))
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "got no @data"),
+        ("a,b\n1,2\n", "got no @data"),
+        ("@data\n1\n", "needed 0 fields on each line"),
+        ("@relation r\n@attribute a string\n@data\nx\n", "String attributes not supported"),
+        ("@relation r\n@attribute a sometype\n@data\nx\n", "unknown attribute sometype"),
+        ("@relation r\n@attribute a real\n@attribute a real\n@data\n1,2\n", "'a' occurs more than once"),
+        ("@relation r\n@attribute a date yyyy-MM-dd\n@data\n2020-01-02\n", "got 'a' of type date; convert it"),
+        ("@relation r\n@attribute a real\n@data\n", "needed rows of data"),
+    ],
+)
+def test_what_is_no_arff_of_numbers_and_classes(tmp_path: Path, text: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        read_table(written(tmp_path, "data.arff", text))
+
+
+def test_arff_in_another_encoding(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="needed UTF-8 text"):
+        read_table(written(tmp_path, "data.arff", ARFF.replace("tempo", "über"), encoding="latin-1"))

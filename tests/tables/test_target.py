@@ -46,7 +46,7 @@ def test_positive_class_of_numbers_is_named_by_text() -> None:
 
 
 def test_positive_class_of_another_name() -> None:
-    with pytest.raises(ValueError, match="needed 'no', 'yes' as the positive class, got 'maybe'"):
+    with pytest.raises(ValueError, match="needed 'no', 'yes' as the positive class of column 'class', got 'maybe'"):
         binary_target(table_of(["no", "yes"]), "class", positive="maybe")
 
 

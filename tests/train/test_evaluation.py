@@ -250,3 +250,31 @@ def test_bad_values(x: Tensor, y: Tensor, message: str) -> None:
 def test_bad_types(data: Any, metric: Any) -> None:
     with pytest.raises(TypeError, match="needed"):
         evaluate(nn.Identity(), data, metric)
+
+
+# --- several labels, each with a threshold of its own -----------------------------------------------------------------
+
+
+def test_a_threshold_for_each_label() -> None:
+    logits = torch.tensor([[0.5, -1.0], [2.0, 0.5], [-0.5, -2.0]])
+    target = torch.tensor([[1, 1], [0, 0], [1, 0]])
+    result = evaluate(nn.Identity(), (logits, target), f1, threshold=(1.0, -1.5))
+    decision = np.array([[False, True], [True, True], [False, False]])
+    expected = f1_score(target, decision, average="samples", zero_division=1.0)
+    assert result.value == pytest.approx(expected, abs=1e-9)
+    assert result.threshold == (1.0, -1.5)
+    assert result.counts is not None
+    assert [int(count) for count in result.counts] == [1, 2, 2, 1]
+
+
+@pytest.mark.parametrize("threshold", [(0.0,), (0.0, 1.0, 2.0)])
+def test_another_number_of_thresholds(threshold: tuple[float, ...]) -> None:
+    data = torch.zeros(3, 2), torch.zeros(3, 2)
+    with pytest.raises(ValueError, match=r"needed a threshold for each label of \(3, 2\) float32, got"):
+        evaluate(nn.Identity(), data, f1, threshold=threshold)
+
+
+def test_thresholds_are_finite() -> None:
+    data = torch.zeros(3, 2), torch.zeros(3, 2)
+    with pytest.raises(ValueError, match=r"needed a finite threshold, .* got \(0.0, inf\)"):
+        evaluate(nn.Identity(), data, f1, threshold=(0.0, float("inf")))

@@ -21,10 +21,10 @@ from torch.utils.data import DataLoader, TensorDataset
 from rlgrad import Categorical, ExpectedLoss, MetricLoss, Stage, evaluate, fit
 from rlgrad.credit import LearnedValue, MovingAverage
 from rlgrad.estimators import score_function
-from rlgrad.metrics import OpaqueMetric, f1
+from rlgrad.metrics import OpaqueMetric, f1, macro
 from rlgrad.steps import Step
 from rlgrad.stochastic import policy_gradient
-from rlgrad.surrogates import bce, best_threshold
+from rlgrad.surrogates import bce, best_threshold, best_thresholds
 from rlgrad.train import Epoch, History
 
 Data = tuple[Tensor, Tensor]
@@ -300,6 +300,20 @@ def test_a_tuned_threshold_is_the_best_on_validation(toy: Data, network: Make) -
     assert history.best.threshold != 0
     # The threshold of validation is the one that train is judged at, not train's own best.
     assert evaluate(model, train, f1, threshold=expected[0]).value == history.best.train
+
+
+@pytest.mark.parametrize("metric", [f1, macro(f1, labels=2)], ids=["instance", "macro"])
+def test_thresholds_of_labels_are_the_best_on_validation(metric: Any, network: Make) -> None:
+    x = torch.randn(90, 3, generator=torch.Generator().manual_seed(3))
+    y = torch.stack([x[:, 0] > 1.0, x[:, 1] > -1.0], 1)
+    train, validation = (x[:60], y[:60]), (x[60:], y[60:])
+    model = network(outputs=2)
+    history = quiet(model, Stage(bce, epochs=3, lr=0.02), train, validation, metric, threshold="tuned per label")
+    logits = model(validation[0]).detach()
+    each, value = best_thresholds(metric, logits, validation[1])
+    assert history.best.threshold == tuple(each.tolist())
+    assert history.best.validation == pytest.approx(value, abs=1e-9)
+    assert history.best.validation >= best_threshold(metric, logits, validation[1])[1]
 
 
 def test_the_threshold_is_tuned_at_every_epoch(ladder: Data, shift: Make) -> None:
