@@ -34,7 +34,7 @@ OF_LABELS = (
 SEGMENTATION_METRICS = "iou, corpus_iou, dice; miou, corpus_miou, mdice"  # of masks of yes and no; of classes
 SEGMENTATION_METHODS = (
     "ce, ce-tuned, dice-tuned, ce_dice-tuned, dice, jaccard, tversky, focal, lovasz, ce_dice, score_function, "
-    "counterfactual, exact, ce+score_function, ce+counterfactual, ce+exact, ce_dice+exact"
+    "counterfactual, exact, exact-data, ce+score_function, ce+counterfactual, ce+exact, ce+exact-data, ce_dice+exact"
 )
 MetricName = Annotated[str, tyro.conf.arg(metavar="NAME", help=f"What counts in the end, one of {METRICS}.")]
 MethodName = Annotated[
@@ -125,10 +125,10 @@ def metric_named(name: str | None, *, labels: int = 1) -> "TableMetric":
 
 def methods_named(names: tuple[str, ...], task: Task = "table", *, labels: int = 1) -> list[str]:
     """The methods of a task that are named, each once; all for none."""
-    from rlgrad.study import methods, segmentation, steps
+    from rlgrad.study import methods, pixels, steps
 
     of_table = methods.METHODS if labels == 1 else methods.LABEL_METHODS
-    of_task = {"table": list(of_table), "steps": list(steps.METHODS), "segmentation": list(segmentation.METHODS)}
+    of_task = {"table": list(of_table), "steps": list(steps.METHODS), "segmentation": list(pixels.METHODS)}
     known = of_task[task]
     for name in names:
         if name == LABEL_METHOD and name not in known:
@@ -174,7 +174,8 @@ def segmentation_of(
 ) -> "Segmentation":
     """A folder of images as a setting, or generated images for none; those of several classes for a metric of such."""
     from rlgrad.images import generated_problem, load_images
-    from rlgrad.study.segmentation import BUDGET, CLASS_METRICS, Segmentation, metric_named
+    from rlgrad.study.pixels import BUDGET, CLASS_METRICS, metric_named
+    from rlgrad.study.segmentation import Segmentation
 
     if folder is None:
         if size:
@@ -189,12 +190,12 @@ def segmentation_of(
 
 
 def possible_methods(methods: list[str], setting: "Segmentation", *, named: bool) -> list[str]:
-    """The methods that are for masks of this kind; that a named one is not is an error."""
+    """The methods that are for the metric and for masks of this kind; that a named one is not is an error."""
     impossible = [method for method in methods if method not in setting.methods]
     if named and impossible:
         raise BadInput(
-            f"needed methods for masks of {len(setting.problem.values)} classes, got {', '.join(impossible)}, for "
-            f"masks of yes and no; there are {', '.join(setting.methods)}"
+            f"needed methods that can train for {setting.metric_name} of masks of {len(setting.problem.values)} "
+            f"classes, got {', '.join(impossible)}; there are {', '.join(setting.methods)}"
         )
     return [method for method in methods if method in setting.methods]
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from rlgrad.cli import arguments, main
 from rlgrad.images import generated, read_image, read_mask, write_folder, write_mask
-from rlgrad.study.segmentation import BUDGET, CLASS_METRICS, METHODS, METRICS
+from rlgrad.study.pixels import BUDGET, CLASS_METRICS, METHODS, METRICS
 
 QUICK = ["--task=segmentation", "--epochs=1"]
 
@@ -224,7 +224,7 @@ def test_mistakes_in_the_options(
 def test_methods_of_yes_and_no_are_refused_for_classes(streets: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = refused(["compare", *QUICK, str(streets), "--methods", "focal", "ce"], capsys)
     assert said.startswith(
-        "needed methods for masks of 3 classes, got focal, for masks of yes and no; there are ce, dice,"
+        "needed methods that can train for miou of masks of 3 classes, got focal; there are ce, dice,"
     )
     said = refused(["train", *QUICK, str(streets), "--out=model", "--method=dice-tuned"], capsys)
     assert said.startswith("needed methods for masks of 3 classes, got dice-tuned")

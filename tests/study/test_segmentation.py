@@ -12,18 +12,9 @@ from rlgrad.images import PADDED, ImageProblem, generated, generated_problem, pr
 from rlgrad.images.reading import Pair
 from rlgrad.metrics import ConfusionMetric, CountMetric
 from rlgrad.study.comparison import run_one
+from rlgrad.study.pixels import BUDGET, CLASS_METRICS, METHODS, METRICS, methods_of, metric_named
 from rlgrad.study.records import append
-from rlgrad.study.segmentation import (
-    BUDGET,
-    CLASS_METHODS,
-    CLASS_METRICS,
-    METHODS,
-    METRICS,
-    Flipped,
-    Segmentation,
-    metric_named,
-    train,
-)
+from rlgrad.study.segmentation import Flipped, Segmentation, train
 from rlgrad.study.segmentation import _read_shown as read_shown
 
 QUICK = replace(BUDGET, epochs=1)
@@ -87,8 +78,8 @@ def test_padding_has_no_gradient_whatever_the_method(metric: str, generator: tor
     classes = named.classes if isinstance(named, ConfusionMetric) else 2
     target = torch.randint(-1, classes, (4, 8, 8), generator=generator)
     shape = target.shape if classes == 2 else (*target.shape, classes)
-    for name, method in (METHODS if classes == 2 else CLASS_METHODS).items():
-        for stage in method(named, BUDGET, generator).stages:
+    for name in methods_of(named):
+        for stage in METHODS[name](named, BUDGET, generator).stages:
             logits = torch.randn(shape, generator=generator).requires_grad_()
             stage.criterion(logits, target).backward()
             gradient = logits.grad
@@ -120,7 +111,8 @@ def test_flips_are_of_images_and_masks_alike_and_the_same_for_every_method(padde
 
 @pytest.mark.parametrize("method", METHODS)
 def test_each_method_runs_and_is_recorded(method: str, blobs: ImageProblem, tmp_path: Path) -> None:
-    setting = Segmentation(blobs, metric_named("iou", 2), QUICK, tmp_path / "pictures")
+    metric = metric_named("corpus_iou" if "-data" in method else "iou", 2)
+    setting = Segmentation(blobs, metric, QUICK, tmp_path / "pictures")
     record = run_one(setting, method, 0)
     assert record.error is None
     assert record.epochs == (2 if "+" in method else 1)
@@ -180,7 +172,16 @@ def test_the_arguments_tell_settings_apart(blobs: ImageProblem, padded: ImagePro
     assert len({setting.key("ce", 0) for setting in settings}) == 4
     assert Segmentation(blobs, metric, pictures=Path("x")).key("ce", 0) == settings[0].key("ce", 0)
     assert isinstance(metric, CountMetric)
-    assert list(Segmentation(padded, metric_named("miou", 3)).methods) == list(CLASS_METHODS)
+    of_classes = Segmentation(padded, metric_named("miou", 3)).methods
+    assert set(METHODS) - set(of_classes) == {
+        "ce-tuned",
+        "dice-tuned",
+        "ce_dice-tuned",
+        "focal",
+        "exact-data",
+        "ce+exact-data",
+    }
+    assert "exact-data" in Segmentation(blobs, metric_named("corpus_iou", 2)).methods
 
 
 def test_a_damaged_picture_is_named(tmp_path: Path) -> None:
