@@ -21,7 +21,7 @@ from rlgrad.images import load_images, write_folder
 from rlgrad.report.images import predictions
 from rlgrad.report.tables import sentence, summary, to_markdown
 from rlgrad.study.comparison import run
-from rlgrad.study.pixels import BUDGET, METHODS, METRICS, REFERENCE, metric_named
+from rlgrad.study.masks import BUDGET, METHODS, METRICS, REFERENCE, metric_named
 from rlgrad.study.records import Record, scores
 from rlgrad.study.segmentation import Segmentation
 from rlgrad.study.statistics import verdict

@@ -18,7 +18,7 @@ from rlgrad.files import replacing
 from rlgrad.images import generated_problem
 from rlgrad.report.tables import sentence, summary, to_markdown
 from rlgrad.study.comparison import run
-from rlgrad.study.pixels import BUDGET, metric_named
+from rlgrad.study.masks import BUDGET, metric_named
 from rlgrad.study.records import scores
 from rlgrad.study.segmentation import Segmentation
 from rlgrad.study.statistics import verdict
@@ -39,9 +39,9 @@ that `exact`, which scores each batch by itself, teaches not to claim it. `exact
 criterion = MetricLoss(mean_iou(4).over(3), scope="data")
 ```
 
-`ce` is cross-entropy and `dice` the soft F1 of each batch; `ce+...` start from the solution of cross-entropy with half of
-the epochs each. One budget for all ({budget}); each of {seeds} seeds splits the images anew. Intervals are Student's,
-corrected for the images that seeds share.
+`ce` is cross-entropy and `dice` the soft F1 of each batch; `ce+...` start from the solution of cross-entropy with half
+of the epochs each. One budget for all ({budget}); each of {seeds} seeds splits the images anew. Intervals are
+Student's, corrected for the images that seeds share.
 
 {sentences}
 
@@ -64,12 +64,10 @@ def main() -> None:
     for _ in tqdm(runs, total=len(missing), desc=setting.task, file=sys.stderr):
         pass
     records = setting.records(arguments.records, METHODS, range(arguments.seeds))
-    shown = {"reference": "exact", "overlap": setting.overlap}
-    results, metric = scores(records), setting.metric.name
+    results, metric, overlap = scores(records), setting.metric.name, setting.overlap
+    rows = summary(records, reference="exact", overlap=overlap)
     answers = [
-        sentence(
-            verdict({name: results[name] for name in pair}, reference=pair[1], overlap=setting.overlap), metric=metric
-        )
+        sentence(verdict({name: results[name] for name in pair}, reference=pair[1], overlap=overlap), metric=metric)
         for pair in REFERENCE.items()
     ]
     shares = [f"{(problem.y == at).mean():.2%} of the pixels are of class {at}" for at in range(len(problem.values))]
@@ -80,7 +78,7 @@ def main() -> None:
         batch=setting.budget.batch_size,
         budget=", ".join(f"{name.replace('_', ' ')} {value}" for name, value in vars(setting.budget).items()),
         sentences="\n\n".join(fill(answer, width=120) for answer in answers),
-        table=to_markdown(summary(records, **shown), metric=metric, **shown),
+        table=to_markdown(rows, metric=metric, reference="exact", overlap=overlap),
     )
     with replacing(arguments.out) as file:
         file.write(page.encode())

@@ -125,10 +125,10 @@ def metric_named(name: str | None, *, labels: int = 1) -> "TableMetric":
 
 def methods_named(names: tuple[str, ...], task: Task = "table", *, labels: int = 1) -> list[str]:
     """The methods of a task that are named, each once; all for none."""
-    from rlgrad.study import methods, pixels, steps
+    from rlgrad.study import masks, methods, steps
 
     of_table = methods.METHODS if labels == 1 else methods.LABEL_METHODS
-    of_task = {"table": list(of_table), "steps": list(steps.METHODS), "segmentation": list(pixels.METHODS)}
+    of_task = {"table": list(of_table), "steps": list(steps.METHODS), "segmentation": list(masks.METHODS)}
     known = of_task[task]
     for name in names:
         if name == LABEL_METHOD and name not in known:
@@ -174,7 +174,7 @@ def segmentation_of(
 ) -> "Segmentation":
     """A folder of images as a setting, or generated images for none; those of several classes for a metric of such."""
     from rlgrad.images import generated_problem, load_images
-    from rlgrad.study.pixels import BUDGET, CLASS_METRICS, metric_named
+    from rlgrad.study.masks import BUDGET, CLASS_METRICS, metric_named
     from rlgrad.study.segmentation import Segmentation
 
     if folder is None:

@@ -1,4 +1,4 @@
-"""The task "segmentation": a small U-Net on images with masks, by the metrics and methods of ``study.pixels``."""
+"""The task "segmentation": a small U-Net on images with masks, by the metrics and methods of ``study.masks``."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -16,8 +16,7 @@ from rlgrad.metrics import CountMetric, Counts
 from rlgrad.model import MaskDescription, SegmentationModel, build_unet
 from rlgrad.model.unet import WIDTHS
 from rlgrad.study.comparison import OVERLAP, TEST_SHARE, VALIDATION_SHARE, Setting
-from rlgrad.study.methods import Budget
-from rlgrad.study.pixels import (
+from rlgrad.study.masks import (
     BUDGET,
     CLASS_METRICS,
     METHODS,
@@ -27,6 +26,7 @@ from rlgrad.study.pixels import (
     methods_of,
     metric_named,
 )
+from rlgrad.study.methods import Budget
 from rlgrad.study.records import Json, versions
 from rlgrad.surrogates import best_threshold
 from rlgrad.train import Evaluation, evaluate, fit

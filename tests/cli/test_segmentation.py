@@ -13,7 +13,7 @@ from PIL import Image
 
 from rlgrad.cli import arguments, main
 from rlgrad.images import generated, read_image, read_mask, write_folder, write_mask
-from rlgrad.study.pixels import BUDGET, CLASS_METRICS, METHODS, METRICS
+from rlgrad.study.masks import BUDGET, CLASS_METRICS, METHODS, METRICS
 
 QUICK = ["--task=segmentation", "--epochs=1"]
 
@@ -227,7 +227,7 @@ def test_methods_of_yes_and_no_are_refused_for_classes(streets: Path, capsys: py
         "needed methods that can train for miou of masks of 3 classes, got focal; there are ce, dice,"
     )
     said = refused(["train", *QUICK, str(streets), "--out=model", "--method=dice-tuned"], capsys)
-    assert said.startswith("needed methods for masks of 3 classes, got dice-tuned")
+    assert said.startswith("needed methods that can train for miou of masks of 3 classes, got dice-tuned")
 
 
 def test_a_folder_that_is_none_and_a_size_without_one(capsys: pytest.CaptureFixture[str]) -> None:

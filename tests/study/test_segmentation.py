@@ -12,7 +12,7 @@ from rlgrad.images import PADDED, ImageProblem, generated, generated_problem, pr
 from rlgrad.images.reading import Pair
 from rlgrad.metrics import ConfusionMetric, CountMetric
 from rlgrad.study.comparison import run_one
-from rlgrad.study.pixels import BUDGET, CLASS_METRICS, METHODS, METRICS, methods_of, metric_named
+from rlgrad.study.masks import BUDGET, CLASS_METRICS, METHODS, METRICS, methods_of, metric_named
 from rlgrad.study.records import append
 from rlgrad.study.segmentation import Flipped, Segmentation, train
 from rlgrad.study.segmentation import _read_shown as read_shown
