@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("file", type=Path, help="nuclei256_public.npz")
     parser.add_argument("--folder", type=Path, default=Path("nuclei"), help="where images/ and masks/ are written")
     parser.add_argument("--metric", default="iou", choices=list(METRICS))
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS), metavar="NAME")
+    parser.add_argument("--methods", nargs="+", default=[], choices=list(METHODS), metavar="NAME")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=BUDGET.epochs)
     parser.add_argument("--records", type=Path, default=Path("comparison/records.jsonl"))
@@ -70,6 +70,7 @@ def main() -> None:
         replace(BUDGET, epochs=arguments.epochs),
         arguments.records.parent / "pictures",
     )
+    arguments.methods = arguments.methods or setting.methods
     records = make(setting, arguments.methods, arguments.seeds, arguments.records)
     picture = arguments.out.with_suffix(".png")
     page = introduction(setting, arguments) + section(setting, records, arguments.methods)
@@ -105,7 +106,7 @@ def introduction(setting: Segmentation, arguments: argparse.Namespace) -> str:
     from rlgrad.model import UNet
 
     budget = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in vars(setting.budget).items())
-    chosen = "" if arguments.methods == list(METHODS) else f" --methods {' '.join(arguments.methods)}"
+    chosen = "" if arguments.methods == setting.methods else f" --methods {' '.join(arguments.methods)}"
     epochs = "" if arguments.epochs == BUDGET.epochs else f" --epochs {arguments.epochs}"
     options = f"--metric {arguments.metric} --seeds {arguments.seeds}{epochs}{chosen}"
     text = INTRODUCTION.format(
