@@ -28,7 +28,7 @@ from rlgrad.tables import Problem, load_problem, read_table
 
 FILES = "emotions-train.arff", "emotions-test.arff"
 MOODS = "amazed-suprised,happy-pleased,relaxing-calm,quiet-still,sad-lonely,angry-aggresive"
-BUDGET = Budget(epochs=100, lr=0.003, patience=20, batch_size=32)
+BUDGET = Budget(epochs=100, lr=0.01, patience=20, batch_size=32)
 INTRODUCTION = """# Several labels: the moods of songs
 
 Test {metric} of every method on the same splits, initial weights and batches, over {seeds} seeds, written from the
@@ -62,7 +62,8 @@ GRID = [(batch_size, lr) for batch_size in (32, 256) for lr in (0.003, 0.01)]
 CHOOSERS, OTHER_SEEDS = ("ce-tuned", "soft", "exact"), (100, 101)
 CHOICE = """Batch size and learning rate are one choice for all methods and both networks: of batches of 32 or 256 and
 rates of 0.003 or 0.01 those with the highest mean *validation* score of `ce-tuned`, `soft` and `exact` on two other
-seeds (`--choose`), which split the same songs."""
+seeds (`--choose`), which split the same songs: 0.681, against 0.680 at the lower rate, and 0.668 and 0.669 with the
+larger batches."""
 
 
 def main() -> None:
