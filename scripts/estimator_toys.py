@@ -75,10 +75,10 @@ reward = estimator(Bernoulli(logits), lambda decision: (decision == target).floa
 | :-- | :-- | :-- | :-- | :-- | :-- |
 | `score_function` | REINFORCE: Williams 1992; Kool 2019 | any | any | n | none |
 | `importance_weighted` | PPO: Schulman 2017 | any | any | n, for several steps | none, until they are learned from |
-| `counterfactual` | local expectation: Titsias 2015 | any | any | n for a CountMetric or ConfusionMetric, else n(1 + N(K - 1)) | none |
-| `exact` | this project; Jansche 2005 | Bernoulli, Categorical | CountMetric, its averages over classes | none | none |
+| `counterfactual` | local expectation: Titsias 2015 | any | any | n for counts, else n(1 + N(K - 1)) | none |
+| `exact` | this project; Jansche 2005 | any | CountMetric, and its averages over classes | none | none |
 | `second_order` | delta method | Categorical | ConfusionMetric | none | of order N^-2 |
-| `blockwise` | difference rewards: Wolpert 2001; Kool 2019 | Bernoulli, Categorical | any | n for a SummedMetric, else n(1 + blocks) | none |
+| `blockwise` | difference rewards: Wolpert 2001 | any | any | n for a SummedMetric, else n(1 + blocks) | none |
 | `enumeration` | by definition | any, K^N <= 65536 | any | K^N | none |
 | `sum_and_sample` | Rao-Blackwellized: Liu 2019 | any, K^N <= 65536 | any | summed + n | none |
 | `unordered_set` | Kool 2020 | any, K^N <= 65536 | any | n | none |
@@ -94,10 +94,11 @@ reward = estimator(Bernoulli(logits), lambda decision: (decision == target).floa
 | `evolution_strategies` | Salimans 2017 | any | any | n | of order sigma^2 |
 
 A score is *differentiable* when it is defined between the decisions: `Downstream`, and a `Scorer` of a `CountMetric` or
-a `ConfusionMetric`, whose formula takes fractional counts. `score_function` and `importance_weighted` take a credit from
-`rlgrad.credit`: `none`, `leave_one_out` (the default), `MovingAverage`, `greedy` (self-critical), `counterfactual`,
-`LearnedValue`, and `reward_to_go` for rankings. *Any* policy is one of independent decisions, Bernoulli or Categorical;
-rankings (`PlackettLuce`) are taken by these two, by the four that list or draw a row's outcomes, and by the last two.
+a `ConfusionMetric`, whose formula takes fractional counts. `score_function` and `importance_weighted` take a credit
+from `rlgrad.credit`: `none`, `leave_one_out` (the default), `MovingAverage`, `greedy` (self-critical),
+`counterfactual`, `LearnedValue`, and `reward_to_go` for rankings. *Any* policy is one of independent decisions,
+Bernoulli or Categorical; rankings (`PlackettLuce`) are taken by these two, by the four that list or draw a row's
+outcomes, and by the last two.
 `REBAR`, `RELAX`, `MovingAverage` and `LearnedValue` are modules; what they learn they learn from the same loss, so give
 their parameters to the optimizer (`MetricLoss.parameters()` holds them, and `fit` takes them along).
 

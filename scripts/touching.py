@@ -122,7 +122,7 @@ def second(method: Method, before: Trained, metric: OpaqueMetric, seed: int) -> 
 
 def tuned_threshold(network: nn.Module, validation: tuple[Tensor, Tensor], metric: OpaqueMetric) -> float:
     """The best of 41 thresholds between logits of -5 and 5 by the metric on the validation images."""
-    grid = [0.0, *torch.linspace(-5, 5, 41).tolist()]
+    grid: list[float] = [0.0, *torch.linspace(-5, 5, 41).tolist()]
     return max(grid, key=lambda threshold: evaluate(network, validation, metric, threshold=threshold).value)
 
 

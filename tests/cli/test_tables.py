@@ -713,12 +713,16 @@ def test_compare_needs_a_table_and_a_target_or_neither(
     assert re.fullmatch(message, said), said
 
 
+def test_train_needs_a_target(csv: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused(["train", str(csv), "--out=new"], capsys)
+    assert said.startswith("needed a column to predict, got none; pass --target with one of 'size', 'colour', ")
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
         [],
         ["trian", "mail.csv"],
-        ["train", "mail.csv", "--out=new"],
         ["train", "mail.csv", "--target=spam"],
         ["train", "mail.csv", "--target=spam", "--out=new", "--epochs=many"],
         ["train", "mail.csv", "--target=spam", "--out=new", "--model=cnn"],
