@@ -28,7 +28,7 @@ from rlgrad.tables import Problem, load_problem, read_table
 
 FILES = "emotions-train.arff", "emotions-test.arff"
 MOODS = "amazed-suprised,happy-pleased,relaxing-calm,quiet-still,sad-lonely,angry-aggresive"
-BUDGET = Budget(epochs=100, lr=0.003, patience=20, batch_size=32)
+BUDGET = Budget(epochs=100, lr=0.01, patience=20, batch_size=32)
 INTRODUCTION = """# Several labels: the moods of songs
 
 Test {metric} of every method on the same splits, initial weights and batches, over {seeds} seeds, written from the
@@ -36,7 +36,8 @@ records of the runs by
 
     {command}
 
-The data are the emotions of Trohidis, Tsoumakas, Kalliris and Vlahavas (2008), as Mulan distributes them: {about}
+The data are the emotions of Trohidis, Tsoumakas, Kalliris and Vlahavas (2008), as Mulan distributes them:
+{about}
 The two files of the official split are one table here, cut anew by each seed into 60% train, 15% validation and 25%
 test with about the same share of each class of each mood in all parts.
 
@@ -48,8 +49,11 @@ validation rows, `ce-tuned-per-label` with one for each. `ce+exact` and the like
 with half of the epochs each. All others decide at 1/2. `score_function` draws 16 times, with the mean of the other
 draws for a baseline; `exact` sums over the law of the counts and does not draw.
 
-Every method has the same budget ({budget}) and keeps the epoch that is best on the validation rows by the metric under
-its own decision rule. {choice}
+Every method has the same budget ({budget})
+and keeps the epoch that is best on the validation rows by the metric under its own decision rule. That helps plain `ce`
+too. Seconds are of a shared machine.
+
+{choice}
 
 An interval in a table stands by itself; the sentence above it allows for all comparisons at once. Both allow for the
 rows that the seeds share (Nadeau and Bengio 2003), so five seeds can show large effects only.
@@ -58,7 +62,8 @@ GRID = [(batch_size, lr) for batch_size in (32, 256) for lr in (0.003, 0.01)]
 CHOOSERS, OTHER_SEEDS = ("ce-tuned", "soft", "exact"), (100, 101)
 CHOICE = """Batch size and learning rate are one choice for all methods and both networks: of batches of 32 or 256 and
 rates of 0.003 or 0.01 those with the highest mean *validation* score of `ce-tuned`, `soft` and `exact` on two other
-seeds (`--choose`), which split the same songs."""
+seeds (`--choose`), which split the same songs: 0.681, against 0.680 at the lower rate, and 0.668 and 0.669 with the
+larger batches."""
 
 
 def main() -> None:
