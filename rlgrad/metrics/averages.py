@@ -86,11 +86,24 @@ class LabelMetric:
         average: "macro", the mean over labels; "weighted", weighted by how many rows have the label; "micro", the
             metric of all decisions of the table together.
         labels: how many there are.
+
+    Raises:
+        TypeError: ``labels`` is no whole number.
+        ValueError: there is none, or the metric scores several axes jointly, where a label's decisions are one.
     """
 
     item_axes = 2
 
     def __init__(self, metric: CountMetric, average: Average, labels: int) -> None:
+        if isinstance(labels, bool) or not isinstance(labels, int):
+            raise TypeError(f"needed a number of labels, got {labels!r}")
+        if labels < 1:
+            raise ValueError(f"needed at least 1 label, got {labels}")
+        if metric.item_axes != 1:
+            raise ValueError(
+                f"needed a metric of one label's rows, got {metric!r} over {metric.item_axes} axes; leave over() out, "
+                "a table is always scored jointly"
+            )
         self.metric = metric
         self.average = average
         self.labels = labels
@@ -107,6 +120,19 @@ class LabelMetric:
     def ignoring(self, value: int | None) -> "LabelMetric":
         """The same metric without the decisions whose target is ``value``: a label unknown for some rows."""
         return LabelMetric(self.metric.ignoring(value), self.average, self.labels)
+
+    def over(self, axes: int) -> "LabelMetric":
+        """The same metric, whose axes are those of a table.
+
+        Raises:
+            ValueError: other axes are asked for.
+        """
+        if axes != self.item_axes:
+            raise ValueError(
+                f"needed {self.item_axes} item axes for {self!r}, rows and labels, got {axes}; flatten what is scored "
+                "jointly, such as pixels, to rows"
+            )
+        return self
 
     def __call__(
         self,
@@ -149,8 +175,10 @@ class LabelMetric:
             return of_label
         if self.average == "macro":
             return of_label.mean(-1)
-        share = support / support.sum(-1, keepdim=True)
-        return torch.where(share.isnan().any(-1), self.metric.undefined, (share * of_label).sum(-1))
+        total = support.sum(-1, keepdim=True)
+        # Divided by 1 where no row has a label: 0/0 in what is not chosen would still be the gradient's NaN.
+        share = (support / torch.where(total > 0, total, 1.0)).to(of_label.dtype)
+        return torch.where(total[..., 0] > 0, (share * of_label).sum(-1), self.metric.undefined)
 
 
 def macro(

@@ -105,6 +105,10 @@ def test_weights_of_rows_of_labels() -> None:
         (lambda: macro(len, classes=3), TypeError, "needed a CountMetric to average"),
         (lambda: macro(f1, classes=3, absent="zero"), ValueError, "undefined, skip, skip_untrue.*got 'zero'"),
         (lambda: macro(f1, labels=3, absent="skip"), ValueError, "undefined for labels"),
+        (lambda: macro(f1, labels=0), ValueError, "needed at least 1 label, got 0"),
+        (lambda: macro(f1, labels=True), TypeError, "needed a number of labels, got True"),
+        (lambda: macro(f1.over(2), labels=3), ValueError, "of one label's rows, got .* over 2 axes; leave over"),
+        (lambda: macro(f1, labels=3).over(3), ValueError, r"needed 2 item axes for LabelMetric\(macro_f1, labels=3\)"),
         (
             lambda: macro(f1, labels=3)(torch.ones(4, 2, dtype=torch.bool), torch.ones(4, 2)),
             ValueError,
@@ -116,6 +120,11 @@ def test_weights_of_rows_of_labels() -> None:
 def test_bad_input_is_named(call, error, message: str) -> None:
     with pytest.raises(error, match=message):
         call()
+
+
+def test_the_axes_of_a_table_are_what_they_are() -> None:
+    metric = weighted(f1, labels=3)
+    assert metric.over(2) is metric
 
 
 def test_a_metric_of_ones_own_is_averaged_too() -> None:
