@@ -272,9 +272,7 @@ def gain(
         return metric.gain(decision, target, weight).detach()
     if isinstance(policy, Categorical) and isinstance(score, Scorer) and isinstance(score.metric, ConfusionMetric):
         check_classes(policy, score)
-        target, weight = score.metric.split(score.target, score.weight)
-        if weight is None or weight.dtype == torch.bool:
-            return score.metric.gain(decision, target, weight).detach()
+        return score.metric.gain(decision, *score.metric.split(score.target, score.weight)).detach()
     shape = decision.shape if isinstance(policy, Bernoulli) else (*decision.shape, policy.logits.shape[-1])
     if own := getattr(score, "gain", None):
         return checked(own(decision), shape, what="gains").detach()

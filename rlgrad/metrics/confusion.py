@@ -13,6 +13,9 @@ from rlgrad.metrics.items import JointItems, flat_items, split_ignored
 
 ConfusionFormula = Callable[[Tensor], Tensor]
 
+_AT_ONCE = 1 << 22
+"""About how many numbers the confusion matrices hold that are made at once."""
+
 
 def hard_confusion(
     decision: Int[Tensor, "*draws_and_batch items"],
@@ -200,21 +203,38 @@ class ConfusionMetric(JointItems):
         """What another class instead of the one decided would add, for each decision with all others as they are.
 
         Items of one cell of the confusion matrix gain alike: the formula is asked once for each move of a count along
-        a row of the matrix, classes^3 times a row, however many items there are.
-
-        Raises:
-            TypeError: items weigh differently; then no two gain alike.
+        a row of the matrix, classes^3 times a row, however many items there are. Where items weigh differently, each
+        has gains of its own, and it is asked items x classes times.
 
         Returns:
             metric(decision with this class here) - metric(decision), float64.
         """
-        if weight is not None and weight.dtype != torch.bool:
-            raise TypeError(f"needed items of equal weight to know the gains of {self.name}, got weights")
         confusion = hard_confusion(decision, target, self.classes, weight)
+        if weight is not None and weight.dtype != torch.bool:
+            return self._gain_of_each(confusion, decision, target, weight.to(confusion))
         of_cell = self.of_moves(confusion).flatten(-3, -2)
         cell = (target * self.classes + decision).long()[..., None].expand(*decision.shape, self.classes)
         gain = of_cell.gather(-2, cell)
         return gain if weight is None else gain.masked_fill(~weight[..., None], 0.0)
+
+    def _gain_of_each(
+        self,
+        confusion: Float[Tensor, "draws *batch true claimed"],
+        decision: Int[Tensor, "draws *batch items"],
+        target: Int[Tensor, "*batch items"],
+        weight: Float[Tensor, "*batch items"],
+    ) -> Float[Tensor, "draws *batch items classes"]:
+        unit = torch.eye(self.classes, dtype=confusion.dtype, device=confusion.device)
+        now = self.of_confusion(confusion)[..., None, None]
+        step = max(1, _AT_ONCE // max(1, confusion.numel() * self.classes))
+        gains = [torch.zeros((*decision.shape[:-1], 0, self.classes), dtype=confusion.dtype, device=confusion.device)]
+        for first in range(0, decision.shape[-1], step):
+            part = slice(first, first + step)
+            move = unit - unit[decision[..., part].long()][..., None, :]  # from the class decided to each, in a row
+            row = weight[..., part, None] * unit[target[..., part].long()]
+            moved = confusion[..., None, None, :, :] + row[..., None, :, None] * move[..., None, :]
+            gains.append(self.of_confusion(moved) - now)
+        return torch.cat(gains, -2)
 
     def of_moves(
         self, confusion: Num[Tensor, "*rows true claimed"], step: Float[Tensor, "*rows true claimed claimed"] | int = 1

@@ -78,17 +78,26 @@ def test_a_gain_is_what_scoring_anew_gives(name: str) -> None:
         "weighted_f1": weighted(f1, classes=K),
     }
     metric = metrics[name].ignoring(-1)
-    decision, target, _ = cases(items=5)
+    decision, target, weight = cases(items=5)
     target[0, 2] = -1
-    true, keep = metric.split(target)
-    gain = metric.gain(decision, true, keep)
-    now = metric(decision, target)
-    for item in range(5):
-        for other in range(K):
-            changed = decision.clone()
-            changed[..., item] = other
-            torch.testing.assert_close(gain[..., item, other], metric(changed, target) - now, rtol=0, atol=1e-12)
-    assert gain[:, 0, 2].eq(0).all()
+    for weights in (None, weight):
+        gain = metric.gain(decision, *metric.split(target, weights))
+        now = metric(decision, target, weights)
+        for item in range(5):
+            for other in range(K):
+                changed = decision.clone()
+                changed[..., item] = other
+                added = metric(changed, target, weights) - now
+                torch.testing.assert_close(gain[..., item, other], added, rtol=0, atol=1e-12)
+        assert gain[:, 0, 2].eq(0).all()
+
+
+def test_gains_of_items_that_weigh_differently_are_found_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    decision, target, weight = cases(items=7)
+    at_once = class_mcc(K).gain(decision, target, weight)
+    monkeypatch.setattr("rlgrad.metrics.confusion._AT_ONCE", 1)
+    assert torch.equal(class_mcc(K).gain(decision, target, weight), at_once)
+    assert class_mcc(K).gain(decision[..., :0], target[..., :0], weight[..., :0]).shape == (3, 2, 0, K)
 
 
 def test_an_offset_is_more_items() -> None:
