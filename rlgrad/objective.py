@@ -32,7 +32,7 @@ from rlgrad.metrics import (
 )
 from rlgrad.policies import Bernoulli, Categorical, PlackettLuce, Policy
 from rlgrad.policies import PolicyType as PolicyType
-from rlgrad.scope import Rest, counted_in_batch, joined, parts_of, with_rest
+from rlgrad.scope import Rest, check_sums, counted_in_batch, joined, parts_of, with_rest
 
 
 def usual_policy(metric: Metric) -> PolicyType:
@@ -73,9 +73,10 @@ class MetricLoss(nn.Module):
     Args:
         metric: a CountMetric, or any function of one row's (decision, target) that returns a number.
         estimator: "auto" takes "exact" where the counts have a known law (a CountMetric, and its averages over labels
-            and classes), "counterfactual" for any other formula of a confusion matrix, "blockwise" (8 draws, credit to
-            each row) for a SummedMetric, and "score_function" (16 draws) for all else, with credit by rank for a
-            RankingMetric and leave-one-out for a black box; or a name, or an estimator such as
+            and classes), "counterfactual" where items weigh differently and for any other formula of a confusion
+            matrix, "blockwise" (8 draws, credit to each row) for a SummedMetric, and "score_function" (16 draws) for
+            all else, with credit by rank for a RankingMetric and leave-one-out for a black box; or a name, or an
+            estimator such as
             ``counterfactual(draws=4)``, which is the one for a formula of counts with a jump or a kink.
             ``rlgrad.estimators.ESTIMATORS`` holds the names.
         policy: Bernoulli for logits ``*batch items``, Categorical for logits ``*batch items classes``, PlackettLuce for
@@ -93,7 +94,8 @@ class MetricLoss(nn.Module):
         reduction.
 
     Raises:
-        TypeError: the metric or the estimator is nothing of the kind; a wrong dtype.
+        TypeError: the metric or the estimator is nothing of the kind, or the metric no formula of sums for
+            ``scope="data"``; a wrong dtype.
         ValueError: an unknown name; on use, shapes that differ, NaN logits, targets other than 0 and 1, rows of a
             single item (a trailing axis of size one that should be squeezed away).
 
@@ -125,10 +127,13 @@ class MetricLoss(nn.Module):
             raise ValueError(f"needed reduction mean, sum or none, got {reduction!r}")
         check_generator(generator)
         self.metric = as_metric(metric)
+        if scope == "data":
+            check_sums(self.metric)
         self.policy = usual_policy(self.metric) if policy is None else policy
         self.estimator = (
             usual_estimator(self.metric, self.policy) if estimator == "auto" else as_estimator(estimator, also="auto, ")
         )
+        self.auto = estimator == "auto"
         self.credit = learning_credit(self.estimator)
         self.reduction = reduction
         self.rest = Rest() if scope == "data" else None
@@ -141,7 +146,10 @@ class MetricLoss(nn.Module):
 
     def extra_repr(self) -> str:
         """What the loss is made of, for ``repr``."""
-        return f"{self.metric!r}, {self.estimator!r}, policy={self.policy.__name__}, reduction={self.reduction!r}"
+        scope = "" if self.rest is None else ", scope='data'"
+        return (
+            f"{self.metric!r}, {self.estimator!r}, policy={self.policy.__name__}, reduction={self.reduction!r}{scope}"
+        )
 
     def forward(
         self, logits: Float[Tensor, "..."], target: Shaped[Tensor, "..."], weight: Shaped[Tensor, "..."] | None = None
@@ -186,11 +194,11 @@ class MetricLoss(nn.Module):
         So the mean of the batches' gradients is the gradient of the whole, on which each batch has only its share.
         """
         parts = parts_of(self.metric, logits, target, weight)
-        others = rest.of(rows=len(target), parts=len(parts))
+        others = rest.of(rows=len(target), parts=len(parts), device=logits.device)
         values, sums = [], []
         for part, other in zip(parts, others, strict=True):
             metric, policy = with_rest(part.metric, other), self._policy(part.metric, part.logits)
-            values.append(self.estimator(policy, Scorer(metric, part.target, part.weight), generator=generator))
+            values.append(self._estimator(part.weight)(policy, Scorer(metric, *part[2:]), generator=generator))
             sums.append(counted_in_batch(part, policy, generator=generator))
         value = joined(self.metric, torch.stack(values), torch.stack(sums), others)
         times = rest.times(rows=len(target))
@@ -201,7 +209,14 @@ class MetricLoss(nn.Module):
     def _expected(
         self, metric: Metric, logits: Tensor, target: Tensor, weight: Tensor | None, generator: torch.Generator | None
     ) -> Tensor:
-        return self.estimator(self._policy(metric, logits), Scorer(metric, target, weight), generator=generator)
+        score = Scorer(metric, target, weight)
+        return self._estimator(weight)(self._policy(metric, logits), score, generator=generator)
+
+    def _estimator(self, weight: Tensor | None) -> Estimator:
+        """The estimator; where "auto" chose it for the law of the counts, another for weights, whose sums have none."""
+        if weight is None or weight.dtype == torch.bool or not self.auto or not isinstance(self.estimator, exact):
+            return self.estimator
+        return counterfactual()
 
     def _policy(self, metric: Metric, logits: Tensor) -> Policy:
         classes, axes = len(self.policy.axes) - 1, metric.item_axes

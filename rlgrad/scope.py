@@ -13,6 +13,8 @@ from rlgrad.metrics import (
     Counts,
     LabelMetric,
     Metric,
+    OpaqueMetric,
+    RankingMetric,
     SummedMetric,
     expected_confusion,
     expected_counts,
@@ -56,18 +58,24 @@ class Rest(nn.Module):
             self.before, self.now = self.now, (torch.zeros(0, dtype=torch.float64), 0)
 
     def add(self, sums: Float[Tensor, " sums"], *, rows: int) -> None:
-        """Count a batch."""
+        """Count a batch; one without rows, where a SummedMetric cannot know how many sums it has, adds nothing."""
+        if not rows:
+            return
         total, seen = self.now
         sums = sums.detach()
         self.now = (sums + total.to(sums) if seen else sums, seen + rows)
 
-    def of(self, *, rows: int, parts: int = 1) -> list[Float[Tensor, " sums"] | None]:
+    def of(
+        self, *, rows: int, parts: int = 1, device: torch.device | None = None
+    ) -> list[Float[Tensor, " sums"] | None]:
         """What is counted beside a batch of so many rows, for each part; None where nothing has been counted yet."""
-        total, seen = self.before
+        (total, seen), share = self.before, 1.0
         if seen:
-            return [*(total * max(0.0, 1 - rows / seen)).chunk(parts)]
-        total, seen = self.now
-        return [*total.chunk(parts)] if seen else [None] * parts
+            share = max(0.0, 1 - rows / seen)
+        else:
+            total, seen = self.now
+        # Sums that were saved come back on whatever device they were loaded to.
+        return [*(share * total.to(device)).chunk(parts)] if seen else [None] * parts
 
     def times(self, *, rows: int) -> float:
         """How many such batches make a pass."""
@@ -85,25 +93,30 @@ class Rest(nn.Module):
         self.now, self.before = (sums[:length], seen), (sums[length:], seen_before)
 
 
-def counted_in_batch(part: Part, policy: Policy, *, generator: torch.Generator | None = None) -> Float[Tensor, " sums"]:
-    """What a batch adds to the sums of a metric: expected counts, or the statistics of one draw.
+def check_sums(metric: Metric) -> None:
+    """A metric is a formula of sums over items or rows, to which those of other data can be added.
 
     Raises:
-        TypeError: the metric is no formula of sums.
+        TypeError: it is not.
     """
+    if isinstance(metric, OpaqueMetric | RankingMetric):
+        raise TypeError(
+            f'needed a formula of counts or of summed statistics for scope="data", got {metric!r}, which cannot tell '
+            'what it counts; leave scope="batch"'
+        )
+
+
+def counted_in_batch(part: Part, policy: Policy, *, generator: torch.Generator | None = None) -> Float[Tensor, " sums"]:
+    """What a batch adds to the sums of a metric: expected counts, or the statistics of one draw."""
     metric, _, target, weight = part
     policy = independent(policy, who='scope="data"')
     if isinstance(metric, CountMetric):
         return torch.stack(expected_counts(policy.probs.detach(), *metric.split(target, weight)))
     if isinstance(metric, ConfusionMetric):
         return expected_confusion(policy.probs.detach(), *metric.split(target, weight)).flatten()
-    if isinstance(metric, SummedMetric):
-        decision = policy.sample(1, generator=generator)[0]
-        return metric.statistics(decision.unflatten(-1, target.shape), target).sum(0)
-    raise TypeError(
-        f'needed a formula of counts or of summed statistics for scope="data", got {metric!r}; a black box cannot tell '
-        'what it counts, so leave scope="batch"'
-    )
+    assert isinstance(metric, SummedMetric)
+    decision = policy.sample(1, generator=generator)[0]
+    return metric.statistics(decision.unflatten(-1, target.shape), target).sum(0)
 
 
 def with_rest(metric: Metric, rest: Float[Tensor, " sums"] | None) -> Metric:
@@ -142,7 +155,7 @@ def joined(
     metric: Metric,
     values: Float[Tensor, " parts"],
     sums: Float[Tensor, "parts sums"],
-    others: list[Float[Tensor, " sums"] | None],
+    others: list[Float[Tensor, " _"] | None],
 ) -> Float[Tensor, ""]:
     """The metric from its parts: the average over labels, weighted by all data where it is weighted."""
     if not isinstance(metric, LabelMetric) or metric.average == "micro":

@@ -9,7 +9,21 @@ from torch import Tensor, nn
 
 import rlgrad
 from rlgrad import MetricLoss, Stage
-from rlgrad.metrics import OpaqueMetric, SummedMetric, class_mcc, f1, iou, macro, mean_iou, micro, weighted
+from rlgrad.constrained import Constrained
+from rlgrad.metrics import (
+    OpaqueMetric,
+    SummedMetric,
+    class_mcc,
+    f1,
+    iou,
+    macro,
+    mean_iou,
+    micro,
+    ndcg,
+    precision,
+    recall,
+    weighted,
+)
 from rlgrad.scope import Rest
 
 
@@ -139,6 +153,22 @@ def test_fit_begins_the_passes() -> None:
     assert loss.rest.before[1] == loss.rest.now[1] == 40
 
 
+def test_passes_begin_in_both_parts_of_a_constraint_too() -> None:
+    """Without, the sums would grow with every epoch, and the gradient with them."""
+    x, y = torch.randn(40, 2), torch.rand(40) < 0.3
+    model = nn.Sequential(nn.Linear(2, 1), nn.Flatten(0))
+    losses = [MetricLoss(metric, scope="data") for metric in (recall, precision)]
+    criterion = Constrained(*losses, at_least=0.5)
+    rlgrad.fit(model, Stage(criterion, epochs=3), (x, y), (x, y), f1, batch_size=8, progress=False)
+    assert all(loss.rest.before[1] == loss.rest.now[1] == 40 for loss in losses)
+    criterion.start_pass()
+    assert all(loss.rest.now[1] == 0 for loss in losses)
+
+
+def test_the_representation_tells_of_it() -> None:
+    assert "reduction='mean', scope='data'" in repr(MetricLoss(f1, scope="data"))
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
@@ -149,10 +179,11 @@ def test_fit_begins_the_passes() -> None:
             r"needed rows scored jointly.*metric\.over\(2\)",
         ),
         (
-            lambda: MetricLoss(OpaqueMetric(lambda d, t: 1.0), scope="data")(torch.zeros(3), torch.zeros(3)),
+            lambda: MetricLoss(OpaqueMetric(lambda d, t: 1.0), scope="data"),
             TypeError,
             "needed a formula of counts or of summed statistics",
         ),
+        (lambda: MetricLoss(ndcg(2), scope="data"), TypeError, "got RankingMetric.*leave scope=.batch"),
     ],
 )
 @pytest.mark.usefixtures("as_a_user")

@@ -1,11 +1,13 @@
 """Credit to blocks of decisions: what would the reward have been, had this block gone as in another draw?"""
 
+import math
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from rlgrad.checks import describe
 from rlgrad.credit import rewards_of
 from rlgrad.estimators.surrogate import check_draws, check_whole, with_gradient
 from rlgrad.metrics import Score, Scorer, SummedMetric
@@ -36,8 +38,8 @@ class blockwise:
     Raises:
         TypeError: draws are no whole number; blocks are nothing of the kind; on use, decisions that are not
             independent, as those of a ranking.
-        ValueError: fewer draws than 2; on use, other than one block number an item, or no blocks for a metric that has
-            none of its own.
+        ValueError: fewer draws than 2; a negative block; on use, other than one block number an item, or no blocks for
+            a metric that has none of its own.
 
     Source: the difference rewards of Wolpert, Tumer, Optimal payoff functions for members of collectives (2001), with
         the pair of draws of Kool et al. (2019).
@@ -58,8 +60,13 @@ class blockwise:
     def __post_init__(self) -> None:
         check_draws(self.draws, least=2)
         if isinstance(self.blocks, Tensor):
-            if self.blocks.is_floating_point() or self.blocks.ndim != 1:
-                raise TypeError("needed a whole number for each item, got other blocks; see rlgrad.estimators.tiles")
+            if self.blocks.is_floating_point() or self.blocks.dtype == torch.bool or self.blocks.ndim != 1:
+                raise TypeError(
+                    f"needed a whole number for each item, got blocks {describe(self.blocks)}; "
+                    "see rlgrad.estimators.tiles"
+                )
+            if (self.blocks < 0).any():
+                raise ValueError(f"needed blocks numbered from 0, got {int(self.blocks.min())}")
         elif self.blocks is not None:
             check_whole(self.blocks, what="items a block")
             if self.blocks < 1:
@@ -92,12 +99,17 @@ class blockwise:
 
 
 def tiles(height: int, width: int, size: int) -> Int[Tensor, " items"]:
-    """The block of each pixel of an image cut into squares, for ``blockwise``.
+    """The block of each pixel of an image cut into squares, for ``blockwise``; those at the far edges may be smaller.
+
+    Raises:
+        ValueError: one of the three is below 1.
 
     Example:
         >>> tiles(2, 4, 2).tolist()
         [0, 0, 1, 1, 0, 0, 1, 1]
     """
+    if min(height, width, size) < 1:
+        raise ValueError(f"needed an image and tiles of at least 1 pixel, got {height=}, {width=} and {size=}")
     down, across = torch.arange(height) // size, torch.arange(width) // size
     return (down[:, None] * (int(across[-1]) + 1) + across).flatten()
 
@@ -116,7 +128,7 @@ def _of_rows(score: Score, decision: Tensor) -> tuple[Float[Tensor, "draws *batc
     swapped = total[:, None, ..., None, :] - each[:, None] + each[None]
     change = reward[:, None, ..., None] - metric.of_sums(swapped)
     weight = (change.sum(1) - change.sum(0)) / (2 * (len(decision) - 1))
-    return reward, weight.repeat_interleave(decision.shape[-1] // shape[0], dim=-1)
+    return reward, weight.repeat_interleave(math.prod(shape[1:]), dim=-1)
 
 
 def _of_blocks(

@@ -14,6 +14,7 @@ from rlgrad.credit import check_classes, counted
 from rlgrad.estimators.count_law import count_rule
 from rlgrad.metrics import ClassAverage, ConfusionMetric, CountMetric, Counts, Score, Scorer
 from rlgrad.metrics.averages import class_counts
+from rlgrad.metrics.confusion import check_classes as check_class_numbers
 from rlgrad.metrics.counts import count_dtype
 from rlgrad.policies import Categorical, Policy
 
@@ -84,7 +85,9 @@ def _checked(policy: Categorical, score: Scorer) -> tuple[Tensor, Tensor | None]
         )
     check_classes(policy, score)
     check_target(policy.logits, score.flat_target, axes=2)
-    return metric.split(score.target, score.weight)
+    true, weight = metric.split(score.target, score.weight)
+    check_class_numbers(true, metric.classes, "target")
+    return true, weight
 
 
 def _of_classes(

@@ -242,9 +242,11 @@ class _Step:
         return float(loss.detach())
 
     def start_pass(self) -> None:
-        """Tell a loss that counts the whole data set that it begins anew."""
-        if isinstance(self.stage.criterion, MetricLoss):
-            self.stage.criterion.start_pass()
+        """Tell a loss that counts the whole data set that it begins anew, wherever in the criterion it stands."""
+        if isinstance(self.stage.criterion, nn.Module):
+            for loss in self.stage.criterion.modules():
+                if isinstance(loss, MetricLoss):
+                    loss.start_pass()
 
     def check_weights(self, *, where: str) -> None:
         """Refuse to judge, let alone keep, weights that a step has thrown out of range."""

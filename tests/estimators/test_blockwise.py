@@ -70,6 +70,18 @@ def test_it_is_what_a_summed_metric_is_trained_by() -> None:
     assert MetricLoss(SUMMED.apart())(leaf, TARGET).ndim == 0
 
 
+@pytest.mark.parametrize("scope", ["batch", "data"])
+def test_a_batch_without_rows_costs_nothing(scope) -> None:
+    loss = MetricLoss(SUMMED, scope=scope)
+    loss(ROWS, TARGET)
+    empty = torch.zeros(0, 2, requires_grad=True)
+    value = loss(empty, TARGET[:0])
+    value.backward()
+    assert value.isfinite()
+    assert empty.grad is not None
+    loss(ROWS, TARGET)
+
+
 def noise(estimate, logits: Tensor, score: Scorer) -> float:
     slopes = []
     for seed in range(60):
@@ -112,6 +124,9 @@ def test_tiles_cover_an_image() -> None:
         (lambda: blockwise(draws=1), ValueError, "at least 2 draws, got 1"),
         (lambda: blockwise(blocks=0), ValueError, "at least 1 item"),
         (lambda: blockwise(blocks=torch.zeros(3)), TypeError, "see rlgrad.estimators.tiles"),
+        (lambda: blockwise(blocks=torch.tensor([True])), TypeError, r"got blocks \(1,\) bool"),
+        (lambda: blockwise(blocks=torch.tensor([-1, 0])), ValueError, "needed blocks numbered from 0, got -1"),
+        (lambda: tiles(4, 4, 0), ValueError, "at least 1 pixel, got height=4, width=4 and size=0"),
         (lambda: blockwise(blocks="rows"), TypeError, "whole number of items a block, got 'rows'"),
         (
             lambda: blockwise(blocks=torch.arange(3))(Bernoulli(torch.zeros(4)), lambda d: d.sum(-1)),

@@ -215,6 +215,70 @@ def test_labels(average, estimator: str) -> None:
     np.testing.assert_allclose(-leaf.grad.numpy().flatten(), want_slope, atol=tolerance)
 
 
+@pytest.mark.parametrize("scope", ["batch", "data"])
+@pytest.mark.parametrize("estimator", ["auto", "counterfactual"])
+def test_a_batch_without_a_single_label_teaches_the_weighted_average_nothing(estimator: str, scope) -> None:
+    """Its weights are 0/0 there; NaN must not come back to the network."""
+    logits = torch.randn(2, 4, 3, requires_grad=True)
+    target = torch.zeros(2, 4, 3)
+    loss = MetricLoss(weighted(f1, labels=3), estimator, scope=scope)
+    first = (0,) if scope == "data" else (slice(None),)
+    value = loss(logits[first], target[first])
+    value.backward()
+    assert value == 0  # undefined, as in the metric itself
+    assert value.dtype == torch.float32
+    assert logits.grad is not None
+    assert logits.grad.eq(0).all()
+
+
+def test_a_row_without_a_label_leaves_the_gradient_of_the_others_alone() -> None:
+    logits, target = torch.randn(2, 4, 3, dtype=torch.float64, requires_grad=True), torch.zeros(2, 4, 3)
+    target[1, 0, 1] = target[1, 2, 0] = 1
+    loss = MetricLoss(weighted(f1, labels=3), reduction="sum")
+    (both,) = torch.autograd.grad(loss(logits, target), logits)
+    (alone,) = torch.autograd.grad(loss(logits[1], target[1]), logits)
+    torch.testing.assert_close(both, alone)
+    assert alone.abs().sum() > 0
+
+
+WEIGHT = torch.tensor([0.5, 2.0, 1.5], dtype=torch.float64)
+WEIGHED = {
+    "macro f1": averaged(f1_score, "macro", sample_weight=WEIGHT.numpy()),
+    "mcc": judged(matthews_corrcoef, sample_weight=WEIGHT.numpy()),
+}
+
+
+@pytest.mark.parametrize("name", WEIGHED)
+def test_weights_of_items_of_classes_in_the_counterfactual_gradient(name: str) -> None:
+    def score(target: Tensor) -> Scorer:
+        return Scorer(METRICS[name][0], target, WEIGHT.expand(target.shape))
+
+    case = Case(lambda: counterfactual(draws=1), 1)
+    assert not bias(case, Problem(LOGITS, TARGET, WEIGHED[name], score))
+
+
+@pytest.mark.parametrize(
+    ("metric", "logits", "target"),
+    [
+        (f1, LOGITS[:, 0], TARGET > 0),
+        (macro(f1, labels=K), LOGITS, TARGET[:, None] == torch.arange(K)),
+        (macro(f1, classes=K), LOGITS, TARGET),
+    ],
+    ids=["counts", "labels", "classes"],
+)
+def test_weights_may_be_given_to_what_chooses_its_estimator(metric, logits: Tensor, target: Tensor) -> None:
+    """Sums of unequal weights have no law; what was asked for by name is not replaced."""
+    weight = torch.rand(target.shape, generator=torch.Generator().manual_seed(0)) + 0.5
+    losses = [
+        MetricLoss(metric, estimator, generator=torch.Generator().manual_seed(0))(logits, target, weight)
+        for estimator in ("auto", "counterfactual")
+    ]
+    assert losses[0] == losses[1]
+    MetricLoss(metric)(logits, target, weight > 1)  # a mask leaves counts, which have a law
+    with pytest.raises(TypeError, match="exact needed items of equal weight"):
+        MetricLoss(metric, "exact")(logits, target, weight)
+
+
 def test_macro_over_labels_gives_each_label_its_own_reward() -> None:
     """A label that cannot be improved adds no noise to the others."""
     logits = torch.zeros(6, 2)
@@ -245,6 +309,9 @@ def test_macro_over_labels_gives_each_label_its_own_reward() -> None:
         (lambda: second_order()(Categorical(LOGITS), Scorer(f1, TARGET)), TypeError, "use exact for a CountMetric"),
         (lambda: second_order()(Bernoulli(LOGITS), Scorer(class_mcc(K), LOGITS)), TypeError, "needed a Categorical"),
         (lambda: MetricLoss(macro(f1, classes=4))(LOGITS, TARGET), ValueError, "needed logits of 4 classes"),
+        (lambda: MetricLoss(macro(f1, classes=K))(LOGITS, TARGET + 0.5), TypeError, "target of class numbers, got"),
+        (lambda: MetricLoss(macro(f1, classes=K))(LOGITS, TARGET + 1), ValueError, "from 0 to 2, got 3 at"),
+        (lambda: MetricLoss(macro(f1, classes=K))(LOGITS, TARGET - 1), ValueError, "got -1 at .*name an ignore_index"),
         (lambda: MetricLoss(macro(f1, classes=3))(LOGITS, LOGITS), ValueError, "target of shape"),
     ],
 )
