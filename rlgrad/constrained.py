@@ -14,9 +14,9 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from rlgrad.checks import describe
-from rlgrad.metrics import ConfusionMetric, CountMetric, Metric, OpaqueMetric, as_metric
-from rlgrad.objective import MetricLoss, usual_policy
-from rlgrad.policies import Bernoulli
+from rlgrad.metrics import ConfusionMetric, CountMetric, Metric, OpaqueMetric, RankingMetric, as_metric
+from rlgrad.objective import MetricLoss
+from rlgrad.policies import Bernoulli, PolicyType
 
 AnyMetric = Metric | Callable[..., object]
 
@@ -81,6 +81,11 @@ class Constrained(nn.Module):
         """The numbers, for ``repr``."""
         return f"at_least={self.at_least:g}, rate={self.rate:g}"
 
+    def start_pass(self) -> None:
+        """Tell both losses that a new pass over the data begins; see ``MetricLoss``. ``fit`` calls it."""
+        self.objective.start_pass()
+        self.constraint.start_pass()
+
     def forward(self, logits: Float[Tensor, "..."], target: Shaped[Tensor, "..."]) -> Float[Tensor, ""]:
         """The loss of logits ``*batch *items [classes]`` and a target ``*batch *items``, a scalar."""
         shortfall = self.constraint(logits, target) - (1 - self.at_least)
@@ -116,7 +121,7 @@ def subject_to(objective: AnyMetric, constraint: AnyMetric, *, at_least: float, 
         worst: the least that the objective can be; -1 serves the whole catalogue. A profit can be less: name it.
 
     Raises:
-        TypeError: something else than a metric, or one of labels with one of another kind.
+        TypeError: something else than a metric.
         ValueError: the two differ in their items, in what they ignore, or in their classes; a number is not finite.
 
     Example:
@@ -148,12 +153,15 @@ def subject_to(objective: AnyMetric, constraint: AnyMetric, *, at_least: float, 
 
 
 def _of_any(one: Metric, other: Metric, ranked: Callable[[Tensor, Tensor], Tensor], name: str) -> OpaqueMetric:
+    # A ranking has no decision at the place of an ignored item, and its metric passes over that by itself.
+    ignored = None if isinstance(one, RankingMetric) else one.ignore_index
+
     def both(decision: Tensor, target: Tensor) -> Tensor:
-        if one.ignore_index is not None:  # marked there, which only black boxes take
-            decision = decision.masked_fill(target == one.ignore_index, 0)
+        if ignored is not None:  # marked there, which only black boxes take
+            decision = decision.masked_fill(target == ignored, 0)
         return ranked(one(decision, target), other(decision, target))
 
-    return OpaqueMetric(both, batched=True, name=name, item_axes=one.item_axes, ignore_index=one.ignore_index)
+    return OpaqueMetric(both, batched=True, name=name, item_axes=one.item_axes, ignore_index=ignored)
 
 
 def _of_classes(
@@ -222,6 +230,7 @@ def met(
     *,
     at_least: float,
     threshold: float = 0.0,
+    policy: PolicyType | None = None,
     confidence: float = 0.95,
     resamples: int = 999,
     rng: int | np.random.Generator = 0,
@@ -239,6 +248,7 @@ def met(
         constraint: a metric.
         at_least: what the constraint needs.
         threshold: decisions are ``logits > threshold``; 0 for classes.
+        policy: as for ``MetricLoss``; Categorical for the tags of ``span_f1``.
         confidence: of the interval.
         resamples: of the bootstrap.
         rng: a seed or a NumPy generator.
@@ -259,7 +269,7 @@ def met(
     from scipy.stats import bootstrap
 
     one, other = as_metric(objective), as_metric(constraint)
-    decision = _decided(other, logits, target, threshold)
+    decision = _decided(MetricLoss(other, policy=policy), logits, target, threshold)
     values, statistic = _resampled(other, decision, target)
     if len(values) < 2:
         raise ValueError(f"needed at least two rows or items to resample, got {describe(target)}; add data")
@@ -277,13 +287,13 @@ def met(
     return ConstraintReport(one.name, other.name, value, held, low, high, at_least, confidence)
 
 
-def _decided(metric: Metric, logits: Tensor, target: Tensor, threshold: float) -> Tensor:
+def _decided(loss: MetricLoss, logits: Tensor, target: Tensor, threshold: float) -> Tensor:
     """The most probable decisions, where the logits fit the metric."""
-    policy = usual_policy(metric)
-    if not math.isfinite(threshold) or (threshold and policy is not Bernoulli):
+    yes_no = loss.policy is Bernoulli
+    if not math.isfinite(threshold) or (threshold and not yes_no):
         raise ValueError(f"needed a finite threshold, and 0 for classes, got {threshold}")
-    known = MetricLoss(metric).check(logits.detach(), target)
-    return known > threshold if policy is Bernoulli else policy(known).mode
+    known = loss.check(logits.detach(), target)
+    return known > threshold if yes_no else loss.policy(known).mode
 
 
 def _resampled(

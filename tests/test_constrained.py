@@ -22,10 +22,14 @@ from rlgrad.metrics import (
     macro,
     mean_iou,
     micro,
+    mrr,
+    ndcg,
     precision,
     recall,
+    span_f1,
     specificity,
 )
+from rlgrad.policies import Categorical
 from rlgrad.surrogates import bce, best_offsets, best_threshold, soft
 
 LOGITS = 2 * torch.randn(12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -306,6 +310,23 @@ def test_images_scored_as_one_and_classes_are_resampled_by_their_first_axis() ->
     report = met(logits, target, macro(f1, classes=3).over(3), mean_iou(3).over(3), at_least=0.5)
     assert report.held == pytest.approx(mean_iou(3).over(3)(logits.argmax(-1), target).item())
     assert report.low < report.held < report.high
+
+
+def test_decisions_are_those_of_the_policy() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, target = torch.randn(30, 4, 3, generator=generator), torch.randint(3, (30, 4), generator=generator)
+    metric = span_f1(["O", "B-X", "I-X"])
+    report = met(logits, target, metric, metric, at_least=0.5, policy=Categorical, resamples=50)
+    assert report.held == pytest.approx(metric(logits.argmax(-1), target).item())
+
+
+def test_rankings_with_lists_that_were_filled_up() -> None:
+    relevance, ranking = torch.tensor([[-1, 0, 2, 1]]), torch.tensor([[[2, 0, 1, 3]], [[1, 3, 2, 0]]])
+    objective, constraint = ndcg(2).ignoring(-1), mrr().ignoring(-1)
+    metric = subject_to(objective, constraint, at_least=0.8)
+    value = metric(ranking, relevance)
+    assert value[0] == objective(ranking, relevance)[0]
+    assert value[1].item() == pytest.approx(-1 - 0.3)
 
 
 # Money
