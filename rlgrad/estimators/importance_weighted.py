@@ -137,6 +137,8 @@ def _weight(log_ratio: Tensor) -> Tensor:
 
 
 def _same(score: Score, other: Score) -> bool:
-    if isinstance(score, Scorer) and isinstance(other, Scorer):
-        return score.metric is other.metric and torch.equal(score.target, other.target)
-    return score is other
+    if not isinstance(score, Scorer) or not isinstance(other, Scorer):
+        return score is other
+    one, two = score.weight, other.weight
+    weighed_alike = one is two if one is None or two is None else torch.equal(one, two)
+    return score.metric is other.metric and torch.equal(score.target, other.target) and weighed_alike

@@ -328,6 +328,7 @@ def test_another_policy_or_score_is_named() -> None:
             again(Bernoulli(torch.zeros(shape)), Scorer(f1, target))
     for score in (
         Scorer(f1, 1 - target),
+        Scorer(f1, target, torch.ones(3)),
         Scorer(f1, torch.ones(2, 3)),
         Scorer(iou, target),
         Scorer(OpaqueMetric(f1.formula), target),
@@ -335,6 +336,15 @@ def test_another_policy_or_score_is_named() -> None:
     ):
         with pytest.raises(ValueError, match=r"^needed the score that the draws were rewarded by, got another; draw "):
             again(Bernoulli(torch.zeros(3)), score)
+
+
+def test_equal_weights_are_one_score() -> None:
+    target, weight = torch.tensor([1, 0, 1]), torch.tensor([1.0, 2.0, 3.0])
+    again = importance_weighted.draw(Bernoulli(torch.zeros(3)), Scorer(f1, target, weight), draws=2)
+    again(Bernoulli(torch.ones(3)), Scorer(f1, target, weight.clone()))
+    for other in (None, weight + 1):
+        with pytest.raises(ValueError, match="got another; draw again"):
+            again(Bernoulli(torch.ones(3)), Scorer(f1, target, other))
 
 
 def test_a_function_is_the_score_that_it_is() -> None:
