@@ -90,11 +90,21 @@ def check_target(logits: Float[Tensor, "..."], target: Shaped[Tensor, "..."], *,
     """The target has the logits' shape (less the classes), exactly."""
     needed = logits.shape if axes == 1 else logits.shape[:-1]
     if target.shape != needed:
-        advice = "squeeze(-1) the logits" if needed == (*target.shape, 1) else "reshape one of them"
         raise ValueError(
             f"needed a target of shape {tuple(needed)} for the logits {describe(logits)}, got {describe(target)}; "
-            f"nothing is broadcast, {advice}"
+            f"nothing is broadcast, {_advice(logits.shape, target.shape, axes)}"
         )
+
+
+def _advice(logits: torch.Size, target: torch.Size, axes: int) -> str:
+    """What to do about a target that does not fit: which usual slip it looks like."""
+    if axes == 1 and logits == (*target, 1):
+        return "squeeze(-1) the logits"
+    if axes == 1 and logits[:-1] == target:
+        return "for a choice among classes take a metric of classes, or policy=Categorical"
+    if axes == 2 and len(logits) > 2 and (*logits[:1], *logits[2:]) == target:
+        return "the classes are the last axis: logits.movedim(1, -1)"
+    return "reshape one of them"
 
 
 def check_rows_of_several(target: Shaped[Tensor, "*batch items"]) -> None:

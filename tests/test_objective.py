@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rlgrad.credit import MovingAverage, none
 from rlgrad.estimators import counterfactual, exact, score_function
-from rlgrad.metrics import CountMetric, OpaqueMetric, Scorer, f1, mcc
+from rlgrad.metrics import CountMetric, OpaqueMetric, Scorer, class_accuracy, f1, mcc
 from rlgrad.objective import MetricLoss
 from rlgrad.policies import Bernoulli, Categorical
 
@@ -158,6 +158,22 @@ def test_shapes_are_exact(logits: tuple[int, ...], target: tuple[int, ...], erro
         with pytest.raises(error) as caught:
             MetricLoss(metric)(torch.zeros(logits), torch.zeros(target))
         assert message in str(caught.value)
+
+
+@pytest.mark.usefixtures("as_a_user")
+@pytest.mark.parametrize(
+    ("metric", "logits", "target", "advice"),
+    [
+        (f1, (6, 3), (6,), "for a choice among classes take a metric of classes, or policy=Categorical"),
+        (hits, (2, 4, 3), (2, 4), "or policy=Categorical"),
+        (class_accuracy(3).over(2), (2, 3, 4, 5), (2, 4, 5), r"the classes are the last axis: logits.movedim(1, -1)"),
+        (class_accuracy(3), (6, 3), (5,), "reshape one of them"),
+    ],
+)
+def test_the_usual_slips_are_known(metric, logits: tuple[int, ...], target: tuple[int, ...], advice: str) -> None:
+    with pytest.raises(ValueError, match="nothing is broadcast") as caught:
+        MetricLoss(metric)(torch.zeros(logits), torch.zeros(target, dtype=torch.int64))
+    assert str(caught.value).endswith(advice)
 
 
 def test_a_single_row_of_a_single_item_is_no_mistake() -> None:
