@@ -203,15 +203,15 @@ class ConfusionMetric(JointItems):
         """What another class instead of the one decided would add, for each decision with all others as they are.
 
         Items of one cell of the confusion matrix gain alike: the formula is asked once for each move of a count along
-        a row of the matrix, classes^3 times a row, however many items there are. Where items weigh differently, each
-        has gains of its own, and it is asked items x classes times.
+        a row of the matrix, classes^3 times a row, however many items there are. Where these are fewer than cells, or
+        weigh differently, it is asked for each by itself, items x classes times.
 
         Returns:
             metric(decision with this class here) - metric(decision), float64.
         """
         confusion = hard_confusion(decision, target, self.classes, weight)
-        if weight is not None and weight.dtype != torch.bool:
-            return self._gain_of_each(confusion, decision, target, weight.to(confusion))
+        if decision.shape[-1] < self.classes**2 or (weight is not None and weight.dtype != torch.bool):
+            return self._gain_of_each(confusion, decision, target, weight)
         of_cell = self.of_moves(confusion).flatten(-3, -2)
         cell = (target * self.classes + decision).long()[..., None].expand(*decision.shape, self.classes)
         gain = of_cell.gather(-2, cell)
@@ -219,11 +219,13 @@ class ConfusionMetric(JointItems):
 
     def _gain_of_each(
         self,
-        confusion: Float[Tensor, "draws *batch true claimed"],
+        confusion: Num[Tensor, "draws *batch true claimed"],
         decision: Int[Tensor, "draws *batch items"],
         target: Int[Tensor, "*batch items"],
-        weight: Float[Tensor, "*batch items"],
+        weight: Shaped[Tensor, "*batch items"] | None,
     ) -> Float[Tensor, "draws *batch items classes"]:
+        confusion = confusion.to(count_dtype(confusion.device))
+        weight = torch.ones_like(target) if weight is None else weight
         unit = torch.eye(self.classes, dtype=confusion.dtype, device=confusion.device)
         now = self.of_confusion(confusion)[..., None, None]
         step = max(1, _AT_ONCE // max(1, confusion.numel() * self.classes))

@@ -68,8 +68,9 @@ def test_formulas_agree_with_scikit_learn(metric, judge, seed: int) -> None:
             assert float(got) == pytest.approx(judge(y, d, sample_weight=w), abs=1e-12)
 
 
+@pytest.mark.parametrize("items", [5, 18])  # fewer than the cells of the matrix, and more
 @pytest.mark.parametrize("name", ["class_mcc", "class_kappa", "macro_f1", "macro_f1 skip", "weighted_f1"])
-def test_a_gain_is_what_scoring_anew_gives(name: str) -> None:
+def test_a_gain_is_what_scoring_anew_gives(name: str, items: int) -> None:
     metrics = {
         "class_mcc": class_mcc(K),
         "class_kappa": class_kappa(K),
@@ -78,18 +79,25 @@ def test_a_gain_is_what_scoring_anew_gives(name: str) -> None:
         "weighted_f1": weighted(f1, classes=K),
     }
     metric = metrics[name].ignoring(-1)
-    decision, target, weight = cases(items=5)
+    decision, target, weight = cases(items=items)
     target[0, 2] = -1
     for weights in (None, weight):
         gain = metric.gain(decision, *metric.split(target, weights))
         now = metric(decision, target, weights)
-        for item in range(5):
+        for item in range(items):
             for other in range(K):
                 changed = decision.clone()
                 changed[..., item] = other
                 added = metric(changed, target, weights) - now
                 torch.testing.assert_close(gain[..., item, other], added, rtol=0, atol=1e-12)
         assert gain[:, 0, 2].eq(0).all()
+
+
+def test_many_classes_cost_what_the_items_do() -> None:
+    """The moves between all cells of 100 classes would be 10^10 numbers."""
+    decision, target = torch.arange(30)[None] + 60, torch.arange(30) + 61
+    gain = class_accuracy(100).gain(decision, target)
+    assert torch.equal(gain, torch.nn.functional.one_hot(target, 100)[None].double() / 30)
 
 
 def test_gains_of_items_that_weigh_differently_are_found_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
