@@ -87,7 +87,9 @@ def check_rows(decision: Shaped[Tensor, "..."], target: Shaped[Tensor, "..."]) -
 
 
 def check_target(logits: Float[Tensor, "..."], target: Shaped[Tensor, "..."], *, axes: int = 1) -> None:
-    """The target has the logits' shape (less the classes), exactly."""
+    """The target is a tensor and has the logits' shape (less the classes), exactly."""
+    if not isinstance(target, Tensor):
+        raise TypeError(f"needed a tensor as target, got {type(target).__name__}; torch.as_tensor makes one")
     needed = logits.shape if axes == 1 else logits.shape[:-1]
     if target.shape != needed:
         raise ValueError(
@@ -100,6 +102,10 @@ def _advice(logits: torch.Size, target: torch.Size, axes: int) -> str:
     """What to do about a target that does not fit: which usual slip it looks like."""
     if axes == 1 and logits == (*target, 1):
         return "squeeze(-1) the logits"
+    if axes == 1 and len(logits) > 2 and (logits[0], 1, *target[1:]) == logits:
+        return "squeeze(1) the logits"
+    if axes == 2 and logits == target:
+        return "pass the numbers of the classes: target.argmax(-1) where it is one-hot"
     if axes == 1 and logits[:-1] == target:
         return "for a choice among classes take a metric of classes, or policy=Categorical"
     if axes == 2 and len(logits) > 2 and (*logits[:1], *logits[2:]) == target:

@@ -86,13 +86,15 @@ class Constrained(nn.Module):
         self.objective.start_pass()
         self.constraint.start_pass()
 
-    def forward(self, logits: Float[Tensor, "..."], target: Shaped[Tensor, "..."]) -> Float[Tensor, ""]:
-        """The loss of logits ``*batch *items [classes]`` and a target ``*batch *items``, a scalar."""
-        shortfall = self.constraint(logits, target) - (1 - self.at_least)
+    def forward(
+        self, logits: Float[Tensor, "..."], target: Shaped[Tensor, "..."], weight: Shaped[Tensor, "..."] | None = None
+    ) -> Float[Tensor, ""]:
+        """The loss of logits ``*batch *items [classes]``, a target and weights ``*batch *items``, a scalar."""
+        shortfall = self.constraint(logits, target, weight) - (1 - self.at_least)
         multiplier = self.multiplier.clone()  # autograd keeps it, and it is about to change
         if self.training and target.numel():
             self.multiplier.add_(self.rate * shortfall.detach().to(self.multiplier)).clamp_(min=0)
-        loss: Tensor = self.objective(logits, target) + multiplier.to(shortfall) * shortfall
+        loss: Tensor = self.objective(logits, target, weight) + multiplier.to(shortfall) * shortfall
         return loss
 
 

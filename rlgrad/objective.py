@@ -214,9 +214,8 @@ class MetricLoss(nn.Module):
 
     def _estimator(self, weight: Tensor | None) -> Estimator:
         """The estimator; where "auto" chose it for the law of the counts, another for weights, whose sums have none."""
-        if weight is None or weight.dtype == torch.bool or not self.auto or not isinstance(self.estimator, exact):
-            return self.estimator
-        return counterfactual()
+        lawful = not isinstance(weight, Tensor) or weight.dtype == torch.bool
+        return self.estimator if lawful or not self.auto or not isinstance(self.estimator, exact) else counterfactual()
 
     def _policy(self, metric: Metric, logits: Tensor) -> Policy:
         classes, axes = len(self.policy.axes) - 1, metric.item_axes

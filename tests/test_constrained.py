@@ -81,6 +81,17 @@ def test_it_rests_in_evaluation_mode_and_on_an_empty_batch() -> None:
     assert empty.grad is not None
 
 
+def test_items_may_weigh_differently() -> None:
+    weight = torch.rand(8, generator=torch.Generator().manual_seed(3), dtype=torch.float64) + 0.1
+    every = torch.cartesian_prod(*[torch.tensor([False, True])] * 8)
+    p = torch.sigmoid(LOGITS[:8])
+    chance = torch.where(every, p, 1 - p).prod(-1)
+    want = [(chance * metric(every, TARGET[:8], weight)).sum() for metric in (recall, precision)]
+    losses = [MetricLoss(metric, "enumeration") for metric in (recall, precision)]
+    criterion = Constrained(*losses, at_least=0.9, multiplier=2.0)
+    torch.testing.assert_close(criterion(LOGITS[:8], TARGET[:8], weight), 1 - want[0] + 2 * (0.9 - want[1]))
+
+
 def test_the_multiplier_is_saved() -> None:
     first, second = (Constrained(recall, precision, at_least=0.9) for _ in range(2))
     first(LOGITS, TARGET)

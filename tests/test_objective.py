@@ -167,6 +167,9 @@ def test_shapes_are_exact(logits: tuple[int, ...], target: tuple[int, ...], erro
         (f1, (6, 3), (6,), "for a choice among classes take a metric of classes, or policy=Categorical"),
         (hits, (2, 4, 3), (2, 4), "or policy=Categorical"),
         (class_accuracy(3).over(2), (2, 3, 4, 5), (2, 4, 5), r"the classes are the last axis: logits.movedim(1, -1)"),
+        (class_accuracy(3), (6, 3), (6, 3), "pass the numbers of the classes: target.argmax(-1) where it is one-hot"),
+        (f1.over(2), (2, 1, 4, 5), (2, 4, 5), "squeeze(1) the logits"),
+        (f1, (4, 1), (4,), "squeeze(-1) the logits"),
         (class_accuracy(3), (6, 3), (5,), "reshape one of them"),
     ],
 )
@@ -174,6 +177,14 @@ def test_the_usual_slips_are_known(metric, logits: tuple[int, ...], target: tupl
     with pytest.raises(ValueError, match="nothing is broadcast") as caught:
         MetricLoss(metric)(torch.zeros(logits), torch.zeros(target, dtype=torch.int64))
     assert str(caught.value).endswith(advice)
+
+
+@pytest.mark.usefixtures("as_a_user")
+def test_arrays_are_no_tensors() -> None:
+    with pytest.raises(TypeError, match=r"needed a tensor as target, got list; torch\.as_tensor makes one"):
+        MetricLoss(f1)(torch.zeros(2), [0, 1])
+    with pytest.raises(TypeError, match="needed a tensor of weights, got list"):
+        MetricLoss(f1)(torch.zeros(2), torch.tensor([0, 1]), [1.0, 2.0])
 
 
 def test_a_single_row_of_a_single_item_is_no_mistake() -> None:

@@ -66,6 +66,7 @@ def split_ignored(
     """A target with 0 where it is ignored, and what each item weighs: a mask, weights that are zero there, or None.
 
     Raises:
+        TypeError: weights that are no tensor.
         ValueError: weights of another shape, negative or not finite.
     """
     if weight is not None:
@@ -77,6 +78,8 @@ def split_ignored(
 
 
 def _check_weight(weight: Tensor, target: Tensor) -> None:
+    if not isinstance(weight, Tensor):
+        raise TypeError(f"needed a tensor of weights, got {type(weight).__name__}; torch.as_tensor makes one")
     if weight.shape != target.shape:
         raise ValueError(
             f"needed a weight for each item of the target {describe(target)}, got {describe(weight)}; "
