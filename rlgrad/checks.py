@@ -113,6 +113,35 @@ def _advice(logits: torch.Size, target: torch.Size, axes: int) -> str:
     return "reshape one of them"
 
 
+def counted_logits(
+    logits: Float[Tensor, "..."],
+    target: Shaped[Tensor, "..."],
+    ignore_index: int | None,
+    *,
+    axes: int = 1,
+    instead: float = 0.0,
+) -> Float[Tensor, "..."]:
+    """Checked logits, constant where the target is ignored: there nothing has a gradient, and NaN does no harm.
+
+    Args:
+        logits: ``*batch *items [classes]``.
+        target: ``*batch *items``.
+        ignore_index: target value of items that count for nothing.
+        axes: 2 where there are classes.
+        instead: the constant.
+
+    Raises:
+        TypeError: logits are not floating point.
+        ValueError: the shapes differ, or logits that count hold NaN.
+    """
+    check_target(logits, target, axes=axes)
+    if ignore_index is not None and logits.is_floating_point():
+        counts = target != ignore_index
+        logits = torch.where(counts if axes == 1 else counts[..., None], logits, instead)
+    check_logits(logits, axes=axes)
+    return logits
+
+
 def check_rows_of_several(target: Shaped[Tensor, "*batch items"]) -> None:
     """Rows are not of a single item: a trailing axis of one, as ``nn.Linear(n, 1)`` leaves it, is no batch of rows."""
     if target.ndim > 1 and target.shape[-1] == 1 and target.numel() > 1:

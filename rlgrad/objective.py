@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from rlgrad.checks import check_generator, check_logits, check_rows_of_several, check_target
+from rlgrad.checks import check_generator, check_rows_of_several, counted_logits
 from rlgrad.credit import reward_to_go
 from rlgrad.estimators import (
     Estimator,
@@ -227,15 +227,10 @@ class MetricLoss(nn.Module):
         Returns:
             The logits, constant where the target is ignored: there nothing has a gradient, and NaN does no harm.
         """
+        # What is ranked leaves the ranking: masked, and last.
+        instead = -torch.inf if self.policy is PlackettLuce else 0.0
         axes = len(self.policy.axes)
-        check_target(logits, target, axes=axes)
-        ignored = self.metric.ignore_index
-        if ignored is not None:
-            counts = target != ignored
-            # What is ranked leaves the ranking: masked, and last.
-            constant = -torch.inf if self.policy is PlackettLuce else 0.0
-            logits = torch.where(counts if axes == 1 else counts[..., None], logits, constant)
-        check_logits(logits, axes=axes)
+        logits = counted_logits(logits, target, self.metric.ignore_index, axes=axes, instead=instead)
         if not isinstance(self.metric, LabelMetric):
             check_rows_of_several(flat_items(target, self.metric.item_axes))
         return logits

@@ -217,6 +217,8 @@ def test_targets_are_zero_or_one(estimator: str, value: float) -> None:
 def test_decisions_are_no_logits(dtype: torch.dtype) -> None:
     with pytest.raises(TypeError, match=r"^needed floating-point logits, got \(3, 6\) "):
         MetricLoss(f1)(TARGET.to(dtype), TARGET)
+    with pytest.raises(TypeError, match=r"^needed floating-point logits, got \(3, 6\) "):
+        MetricLoss(f1.ignoring(-1))(TARGET.to(dtype), TARGET)
 
 
 # Corners

@@ -14,7 +14,7 @@ from rlgrad.credit import check_classes, counted
 from rlgrad.estimators.count_law import count_rule
 from rlgrad.metrics import ClassAverage, ConfusionMetric, CountMetric, Counts, Score, Scorer
 from rlgrad.metrics.averages import class_counts
-from rlgrad.metrics.confusion import check_classes as check_class_numbers
+from rlgrad.metrics.confusion import check_class_numbers
 from rlgrad.metrics.counts import count_dtype
 from rlgrad.policies import Categorical, Policy
 

@@ -41,8 +41,8 @@ def hard_confusion(
         >>> hard_confusion(torch.tensor([0, 1, 1]), torch.tensor([0, 0, 1]), 2).tolist()
         [[1, 1], [0, 1]]
     """
-    check_classes(decision, classes, "decision")
-    check_classes(target, classes, "target")
+    check_class_numbers(decision, classes, "decision")
+    check_class_numbers(target, classes, "target")
     cell = (target * classes + decision).long()
     whole = weight is None or weight.dtype == torch.bool
     dtype = torch.int64 if whole else count_dtype(cell.device)
@@ -68,7 +68,7 @@ def expected_confusion(
         ``*batch classes classes``, float64 where the device has it, differentiable in ``probs``.
     """
     classes = probs.shape[-1]
-    check_classes(target, classes, "target")
+    check_class_numbers(target, classes, "target")
     p = probs.to(count_dtype(probs.device))
     true = torch.nn.functional.one_hot(target.long(), classes).to(p)
     if weight is not None:
@@ -76,7 +76,7 @@ def expected_confusion(
     return torch.einsum("...it,...ic->...tc", true, p)
 
 
-def check_classes(values: Tensor, classes: int, what: str) -> None:
+def check_class_numbers(values: Tensor, classes: int, what: str) -> None:
     """Values are integers that number the classes; a TypeError or a ValueError names the first that is not."""
     if values.is_floating_point() or values.dtype == torch.bool:
         raise TypeError(f"needed a {what} of class numbers, got {describe(values)}; pass integers")

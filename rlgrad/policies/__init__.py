@@ -18,3 +18,4 @@ from rlgrad.policies.kinds import kind_of as kind_of
 from rlgrad.policies.plackett_luce import PlackettLuce as PlackettLuce
 from rlgrad.policies.shared import open_uniform as open_uniform
 from rlgrad.policies.shared import slices as slices
+from rlgrad.policies.shared import wide as wide

@@ -7,10 +7,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from rlgrad.checks import as_binary
-from rlgrad.metrics.confusion import check_classes
+from rlgrad.checks import as_binary, counted_logits
+from rlgrad.metrics.confusion import check_class_numbers
 from rlgrad.metrics.items import split_ignored
-from rlgrad.surrogates.inputs import counted_logits, mean, wide
+from rlgrad.policies import wide
+from rlgrad.surrogates.inputs import mean
 
 
 def bce(
@@ -60,7 +61,7 @@ def cross_entropy(
     """
     logits = wide(counted_logits(logits, target, ignore_index, axes=2))
     true, kept = split_ignored(target, ignore_index)
-    check_classes(true, logits.shape[-1], "target")
+    check_class_numbers(true, logits.shape[-1], "target")
     losses = F.cross_entropy(logits.flatten(0, -2), true.flatten().long(), reduction="none")
     return mean(losses.view(target.shape), kept)
 

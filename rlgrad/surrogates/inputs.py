@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
-from rlgrad.checks import check_logits, check_rows_of_several, check_target
+from rlgrad.checks import check_rows_of_several
 from rlgrad.metrics import ConfusionMetric, CountMetric, LabelMetric, flat_items
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
@@ -22,34 +22,6 @@ def check_metric(metric: object, kinds: tuple[type, ...]) -> None:
     if not isinstance(metric, kinds):
         names = " or a ".join(kind.__name__ for kind in kinds)
         raise TypeError(f"needed a {names}, got {metric!r}; write the metric as a formula of counts")
-
-
-def counted_logits(
-    logits: Float[Tensor, "..."], target: Shaped[Tensor, "..."], ignore_index: int | None, *, axes: int = 1
-) -> Float[Tensor, "..."]:
-    """Checked logits, constant where the target is ignored: there nothing has a gradient, and NaN does no harm.
-
-    Args:
-        logits: ``*batch *items [classes]``.
-        target: ``*batch *items``.
-        ignore_index: target value of items that count for nothing.
-        axes: 2 where there are classes.
-
-    Raises:
-        TypeError: logits are not floating point.
-        ValueError: the shapes differ, or logits that count hold NaN.
-    """
-    check_target(logits, target, axes=axes)
-    if ignore_index is not None and logits.is_floating_point():
-        counts = target != ignore_index
-        logits = torch.where(counts if axes == 1 else counts[..., None], logits, 0.0)
-    check_logits(logits, axes=axes)
-    return logits
-
-
-def wide(logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Half precision as float32: losses are long sums."""
-    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
 
 def mean(losses: Float[Tensor, "*shape"], kept: Bool[Tensor, "*shape"] | None = None) -> Float[Tensor, ""]:

@@ -8,11 +8,12 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
-from rlgrad.checks import check_rows_of_several
+from rlgrad.checks import check_rows_of_several, counted_logits
 from rlgrad.metrics import CountMetric, LabelMetric, flat_items, iou
-from rlgrad.metrics.confusion import check_classes
+from rlgrad.metrics.confusion import check_class_numbers
 from rlgrad.metrics.items import split_ignored
-from rlgrad.surrogates.inputs import Counted, check_metric, counted_logits, mean, of_metric, wide
+from rlgrad.policies import wide
+from rlgrad.surrogates.inputs import Counted, check_metric, mean, of_metric
 
 
 def extension(
@@ -123,7 +124,7 @@ class lovasz_softmax:
         axes, ignored = self.metric.item_axes, self.metric.ignore_index
         logits = wide(counted_logits(logits, target, ignored, axes=2))
         number, (true, kept) = logits.shape[-1], split_ignored(target, ignored)
-        check_classes(true, number, "target")
+        check_class_numbers(true, number, "target")
         check_rows_of_several(flat_items(true, axes))
         hot = _by_class(F.one_hot(true.long(), number).bool(), axes)
         if kept is not None:

@@ -5,11 +5,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from rlgrad.checks import describe
+from rlgrad.checks import counted_logits, describe
 from rlgrad.metrics import ConfusionMetric, hard_confusion
 from rlgrad.metrics.items import split_ignored
 from rlgrad.policies import slices
-from rlgrad.surrogates.inputs import check_metric, counted_logits
+from rlgrad.surrogates.inputs import check_metric
 from rlgrad.surrogates.thresholds import best_cut
 
 

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from rlgrad.checks import counted_logits
 from rlgrad.metrics import (
     ConfusionMetric,
     CountMetric,
@@ -19,8 +20,9 @@ from rlgrad.metrics import (
     tversky_index,
 )
 from rlgrad.metrics.counts import count_dtype
+from rlgrad.policies import wide
 from rlgrad.surrogates.cross_entropy import bce, cross_entropy
-from rlgrad.surrogates.inputs import Counted, check_metric, counted_logits, mean, of_metric, wide
+from rlgrad.surrogates.inputs import Counted, check_metric, mean, of_metric
 
 _FORMULAS = (CountMetric, ConfusionMetric, LabelMetric)
 

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Num, Shaped
 from torch import Tensor
 
-from rlgrad.checks import as_binary, check_rows_of_several, describe
+from rlgrad.checks import as_binary, check_rows_of_several, counted_logits, describe
 from rlgrad.metrics import CountMetric, Counts, LabelMetric, flat_items, hard_counts
 from rlgrad.metrics.counts import count_dtype
 from rlgrad.metrics.items import split_ignored
-from rlgrad.surrogates.inputs import check_metric, counted_logits
+from rlgrad.surrogates.inputs import check_metric
 
 
 def best_threshold(
