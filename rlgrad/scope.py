@@ -40,7 +40,7 @@ class Rest(nn.Module):
 
     Example:
         >>> rest = Rest()
-        >>> rest.add(torch.tensor([3.0, 1.0]), rows=4)
+        >>> rest.add(torch.tensor([3.0, 1.0], dtype=torch.float64), rows=4)
         >>> rest.of(rows=4)
         [tensor([3., 1.], dtype=torch.float64)]
         >>> rest.start_pass()
