@@ -24,7 +24,7 @@ from rlgrad.study.comparison import run
 from rlgrad.study.masks import BUDGET, METHODS, METRICS, REFERENCE, metric_named
 from rlgrad.study.records import Record, scores
 from rlgrad.study.segmentation import Segmentation
-from rlgrad.study.statistics import verdict
+from rlgrad.study.statistics import paired_difference, verdict
 
 PICTURED = ["ce", "ce-tuned", "dice", "dice-tuned", "lovasz", "ce_dice", "exact", "ce+exact"]
 INTRODUCTION = """# Nuclei
@@ -131,7 +131,28 @@ def section(setting: Segmentation, records: list[Record], methods: list[str]) ->
     rows = summary(records, reference=reference, overlap=setting.overlap)
     table = to_markdown(rows, metric=metric, reference=reference, overlap=setting.overlap)
     answer = sentence(verdict(scores(records), reference=reference, overlap=setting.overlap), metric=metric)
-    return f"\n{fill(answer, width=120)}\n\n{table}\n"
+    return f"\n{fill(answer, width=120)}\n\n{fill(bar(records, setting.overlap), width=120)}\n\n{table}\n"
+
+
+def bar(records: list[Record], overlap: float) -> str:
+    """What is best of either kind by the validation images, and how far apart the two are on the test images."""
+    found = scores(records)
+    of_metric = [name for name in found if name.rpartition("+")[2] in ("exact", "counterfactual", "score_function")]
+    tuned = [name for name in found if name.endswith("-tuned")]
+    if not of_metric or not tuned:
+        return ""
+
+    def validation(name: str) -> float:
+        values = [record.validation for record in records if record.method == name and record.error is None]
+        return sum(values) / len(values)
+
+    ours, theirs = max(of_metric, key=validation), max(tuned, key=validation)
+    gap = paired_difference(found[ours], found[theirs], overlap=overlap)
+    return (
+        f"By the validation images the best that trains on the metric, decided at 1/2, is `{ours}`, and the best "
+        f"surrogate with a tuned threshold is `{theirs}`: on the test images `{ours}` minus `{theirs}` is "
+        f"{gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]."
+    )
 
 
 def draw(setting: Segmentation, methods: list[str], path: Path) -> None:

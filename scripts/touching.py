@@ -10,6 +10,7 @@ import argparse
 import copy
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import fill
 from typing import Any, NamedTuple
 
 import torch
@@ -162,7 +163,7 @@ def section(metric: str, records: list[Record]) -> str:
     """Table and sentence of a metric."""
     answer = sentence(verdict(scores(records), reference=REFERENCE), metric=metric)
     table = to_markdown(summary(records, reference=REFERENCE), metric=metric, reference=REFERENCE)
-    return f"\n## {metric}\n\n{answer}\n\n{table}\n"
+    return f"\n## {metric}\n\n{fill(answer, width=120)}\n\n{table}\n"
 
 
 def draw(path: Path) -> None:
@@ -196,11 +197,12 @@ PAGE = """# Blobs that touch: a metric without a surrogate
 
 Written by `python scripts/touching.py --seeds {seeds}`.
 
-Masks of bright blobs, many of which touch, are judged by their connected components: two blobs whose masks meet are one
-component, and neither is found. `panoptic_quality` is the mean over images of the sum of the IoU of matched components
-over the number of components, of blobs and of matches, halved where only one side has it; `object_count_error` is minus
-the difference between the numbers of components and of blobs. No loss of single pixels knows of either: a pixel of the
-seam between two blobs is blob, says cross-entropy. Both are functions of NumPy and SciPy, called for each drawn mask:
+Masks of bright blobs, many of which touch, are judged by their connected components: where the masks of two blobs meet,
+they are one component, and neither blob is found. `panoptic_quality` is the mean over images of the sum of the IoUs of
+found blobs, over their number plus half of the components and half of the blobs that have no match;
+`object_count_error` is minus the difference between the numbers of components and of blobs. No loss of single pixels
+knows of either: a pixel of the seam between two blobs is blob, says cross-entropy. Both are functions of NumPy and
+SciPy, called for each drawn mask:
 
 ```python
 loss = MetricLoss(panoptic_quality(instances=True).apart(), score_function(draws=8))
@@ -212,9 +214,10 @@ on the validation images for the metric in question, `ce+ce-tuned` has {second} 
 have {second} epochs on the metric itself, by leave-one-out of 8 draws, or with credit to tiles of 16 x 16 pixels by 4
 draws (`blockwise`), and decide at 1/2. Each seed makes {train} training, {validation} validation and {test} test images
 of {size} x {size} of its own; every stage keeps its best epoch by the validation images, at 1/2. Adam at {lr:g}, then
-{fine:g}. Logits are multiplied by {sharp:g} for the draws. Rates, epochs and that factor were found on the validation
-images of other seeds than those reported, in a few trials. Intervals are Student's over seeds; the sentence's hold for
-all comparisons at once.
+{fine:g}. Logits are multiplied by {sharp:g} for the draws: pixels that are nearly sure are then not drawn wrong all
+over the image, where each would be a component. Rates, epochs and that factor come from a few trials on other data:
+blobs at other distances, and one seed beyond those reported. Intervals are Student's over seeds; those of the sentences
+hold for all comparisons at once.
 {sections}
 ## What they find
 

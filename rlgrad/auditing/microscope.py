@@ -16,7 +16,7 @@ from rlgrad.auditing.weights import PullBack
 from rlgrad.checks import check_logits, check_rows_of_several, check_target
 from rlgrad.estimators import Estimator
 from rlgrad.metrics import Metric, as_metric
-from rlgrad.objective import PolicyType
+from rlgrad.objective import PolicyType, usual_policy
 from rlgrad.policies import Bernoulli, Categorical
 from rlgrad.surrogates import Criterion
 
@@ -28,7 +28,7 @@ def audit(
     estimators: Mapping[str, Estimator] | None = None,
     surrogates: Mapping[str, Criterion] | None = None,
     *,
-    policy: PolicyType = Bernoulli,
+    policy: PolicyType | None = None,
     weights: Iterable[Tensor] | None = None,
     estimates: int = 1000,
     seconds: float = 0.8,
@@ -55,7 +55,7 @@ def audit(
             They are copied: what they learn or remember here is forgotten.
         surrogates: by name, each called ``(logits, target)`` for a loss, such as ``nn.BCEWithLogitsLoss()`` (with a
             target in floating point); the library's own by default.
-        policy: Bernoulli or Categorical.
+        policy: Bernoulli or Categorical; by default the metric's own.
         weights: such as ``model.parameters()``; none for the logits alone.
         estimates: of each candidate, at most.
         seconds: for each candidate; at least 16 estimates are made all the same if they take no more than four times as
@@ -87,6 +87,12 @@ def audit(
         0.993, 0.884
     """
     metric = as_metric(metric)
+    if metric.item_axes != 1 or metric.ignore_index is not None:
+        raise ValueError(
+            f"needed a metric of one axis of items, all of which count, got {metric!r}; flatten logits and target, "
+            "leave out what is ignored, and audit the metric of a single label or row"
+        )
+    policy = usual_policy(metric) if policy is None else policy
     _check(logits, target, policy, estimates, seconds, truth_seconds)
     detached = logits.detach().float() if logits.dtype in (torch.float16, torch.bfloat16) else logits.detach()
     batch = Batch(detached, target, metric, policy)
