@@ -231,9 +231,22 @@ def test_methods_of_yes_and_no_are_refused_for_classes(streets: Path, capsys: py
 
 
 def test_a_folder_that_is_none_and_a_size_without_one(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "got nowhere/images, which is none" in refused(["compare", *QUICK, "nowhere"], capsys)
-    assert "got nowhere/images, which is none" in refused(["train", *QUICK, "nowhere", "--out=model"], capsys)
+    assert "got nowhere, which is none" in refused(["compare", *QUICK, "nowhere"], capsys)
+    assert "got nowhere, which is none" in refused(["train", *QUICK, "nowhere", "--out=model"], capsys)
     assert "needed a folder of images to bring to a size" in refused(["compare", *QUICK, "--size=16"], capsys)
+
+
+def test_a_folder_where_a_file_is_needed_and_the_reverse(cells: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mail.csv").write_text("a,b\n1,2\n")
+    for command in ("train", "compare"):
+        said = refused([command, "cells", "--target=a", "--out=new"], capsys)
+        assert said == "needed a table, got the folder of images cells; pass --task segmentation"
+        said = refused([command, *QUICK, "mail.csv", "--out=new"], capsys)
+        assert said == "needed a folder of images/ and masks/, got mail.csv, which is none; check the path"
+        said = refused([command, *QUICK, "cells/images", "--out=new"], capsys)
+        assert said == "needed a folder of images/ and masks/, got cells/images, which holds neither; name theirs"
+    said = refused(["predict", "nowhere", "cells/images", "--out=new"], capsys)
+    assert said == "needed a folder written by rlgrad train, got nowhere, which has no SHA256SUMS"
 
 
 def test_a_lonely_image_is_named(cells: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -138,7 +138,7 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 @pytest.mark.parametrize(
     ("foreign", "named"),
     [
-        (["mail.csv"], "a table file"),
+        (["mail.csv"], "a table or a folder of images"),
         (["--target=spam"], "--target"),
         (["--metric=f1"], "--metric"),
         (["--model=linear"], "--model"),
@@ -146,7 +146,7 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--no-header"], "--no-header"),
         (["--patience=20"], "--patience"),
         (["--patience=0"], "--patience"),
-        (["mail.csv", "--target=spam", "--no-header"], "a table file, --target, --no-header"),
+        (["mail.csv", "--target=spam", "--no-header"], "a table or a folder of images, --target, --no-header"),
     ],
 )
 def test_options_of_a_table_are_refused(foreign: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -192,5 +192,7 @@ def test_a_folder_that_cannot_be_is_refused_before_a_run_is_started(capsys: pyte
 def test_a_mistake_is_one_line_in_a_process_of_its_own() -> None:
     status, out, error = finished(*COMMAND, "mail.csv")
     assert (status, out) == (2, "")
-    assert error.startswith("rlgrad: error: needed options of --task steps, got a table file of --task table;")
+    assert error.startswith(
+        "rlgrad: error: needed options of --task steps, got a table or a folder of images of --task table;"
+    )
     assert error.count("\n") == 1
