@@ -114,15 +114,9 @@ def test_the_options_are_those_of_the_runs(cells: Path) -> None:
 # --- train and predict ------------------------------------------------------------------------------------------------
 
 
-def test_train_and_predict_in_processes_of_their_own(cells: Path) -> None:
-    def finished(*command: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "rlgrad.cli", *command], capture_output=True, text=True, timeout=120
-        )
-        assert (done.returncode, done.stderr) == (0, "")
-        return done.stdout
-
-    out = finished("train", *QUICK, str(cells), "--out=model", "--method=ce_dice-tuned")
+def test_train_and_predict_in_a_process_of_its_own(cells: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", *QUICK, str(cells), "--out=model", "--method=ce_dice-tuned"]) == 0
+    out = capsys.readouterr().out
     assert out.startswith(
         "cells: 12 grey images of 16 x 16 (as they were), yes or no a pixel\niou of ce_dice-tuned: train "
     )
@@ -131,8 +125,10 @@ def test_train_and_predict_in_processes_of_their_own(cells: Path) -> None:
     )
     assert out.endswith("model saved in model\n")
     Image.fromarray(np.zeros((21, 35), dtype=np.uint8)).save("cells/images/odd.png")
-    out = finished("predict", "model", "cells/images", "--out=masks")
-    assert re.fullmatch(r"13 masks written to masks; pixels of 0: [\d.]+%, 255: [\d.]+%\n", out)
+    command = [sys.executable, "-m", "rlgrad.cli", "predict", "model", "cells/images", "--out=masks"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(r"13 masks written to masks; pixels of 0: [\d.]+%, 255: [\d.]+%\n", done.stdout)
     for path in Path("cells/images").iterdir():
         mask = read_mask(Path("masks") / path.name)
         assert mask.shape == read_image(path).shape[:2]
