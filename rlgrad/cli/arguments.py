@@ -111,8 +111,7 @@ def refuse_foreign(command: object, task: Task, options: dict[Task, tuple[str, .
 
 
 def _spelled(name: str, task: Task) -> str:
-    what = "a table file" if task == "table" else "a folder of images"
-    return what if name == "data" else f"--{name.replace('_', '-')}"
+    return "a table or a folder of images" if name == "data" else f"--{name.replace('_', '-')}"
 
 
 def metric_named(name: str | None, *, labels: int = 1) -> "TableMetric":
@@ -155,6 +154,8 @@ def problem_of(table: Path | None, target: str | None, positive: str | None, no_
         if target is not None or positive is not None or no_header:
             raise BadInput("needed a table to take the target from, got none; name a file first")
         return load_problem(digits_table(), "is_8", name="digits")
+    if (table / "images").is_dir():
+        raise BadInput(f"needed a table, got the folder of images {table}; pass --task segmentation")
     if target is None:
         names = ", ".join(map(repr, read_table(table, header=not no_header).columns))
         raise BadInput(f"needed a column to predict, got none; pass --target with one of {names}")

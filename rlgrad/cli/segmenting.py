@@ -53,6 +53,8 @@ def _files(images: Path) -> dict[str, Path]:
 
     if images.is_file():
         return {images.stem: images}
+    if not images.is_dir():
+        raise BadInput(f"needed a folder of PNG files, or one, got {images}, which does not exist; check the path")
     if (images / "images").is_dir() and not list(images.glob("*.png")):
         raise BadInput(f"needed a folder of PNG files, got {images}, which holds others; pass {images / 'images'}")
     return image_files(images)

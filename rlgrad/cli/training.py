@@ -143,8 +143,9 @@ class Predict:
 
     def run(self) -> int:
         """Read, predict, write under another name and rename."""
-        from rlgrad.model import task_of
+        from rlgrad.model import check_is_model, task_of
 
+        check_is_model(self.model)
         if task_of(self.model) == "table":
             self._table()
             return 0

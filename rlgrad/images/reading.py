@@ -29,6 +29,12 @@ def read_pairs(folder: str | Path) -> list[Pair]:
             where numbers of classes are needed, or an image and its mask differ in size.
     """
     folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"needed a folder of images/ and masks/, got {folder}, which is none; check the path")
+    if not (folder / "images").is_dir() and not (folder / "masks").is_dir():
+        raise FileNotFoundError(
+            f"needed a folder of images/ and masks/, got {folder}, which holds neither; name theirs"
+        )
     images, masks = image_files(folder / "images"), image_files(folder / "masks")
     for given, wanted, what in ((images, masks, "mask"), (masks, images, "image")):
         lonely = [given[name].relative_to(folder).as_posix() for name in given if name not in wanted]
@@ -57,9 +63,7 @@ def image_files(folder: str | Path) -> dict[str, Path]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise FileNotFoundError(
-            f"needed a folder of PNG files, got {folder}, which is none; images lie in images/, masks in masks/"
-        )
+        raise FileNotFoundError(f"needed a folder of PNG files, got {folder}, which is none; check the path")
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".png" and path.is_file())
     if not paths:
         raise ValueError(f"needed PNG files, got none in {folder}; convert the images")

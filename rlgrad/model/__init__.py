@@ -1,6 +1,7 @@
 """Trained models as folders of data: none of it is code, and loading runs none."""
 
 from rlgrad.model.folder import check_destination as check_destination
+from rlgrad.model.folder import check_is_model as check_is_model
 from rlgrad.model.folder import replacing_folder as replacing_folder
 from rlgrad.model.folder import task_of as task_of
 from rlgrad.model.segmentation import MaskDescription as MaskDescription

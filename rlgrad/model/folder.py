@@ -100,6 +100,12 @@ def read_weights(network: nn.Module, path: Path) -> None:
         raise ValueError(f"needed the weights of the model, got {path} ({reason}); train the model anew") from error
 
 
+def check_is_model(folder: Path) -> None:
+    """Raise a FileNotFoundError unless a model was saved in the folder."""
+    if not (folder / SUMS).is_file():
+        raise FileNotFoundError(f"needed a folder written by rlgrad train, got {folder}, which has no {SUMS}")
+
+
 def verify(folder: Path, files: Sequence[str]) -> None:
     """Check that the files of a model are all there, and as they were saved.
 
@@ -107,8 +113,7 @@ def verify(folder: Path, files: Sequence[str]) -> None:
         FileNotFoundError: the folder or a file is missing.
         ValueError: a file is not as it was saved.
     """
-    if not (folder / SUMS).is_file():
-        raise FileNotFoundError(f"needed a folder written by rlgrad train, got {folder}, which has no SHA256SUMS")
+    check_is_model(folder)
     lines = (folder / SUMS).read_text(encoding="utf-8", errors="replace").splitlines()
     sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     for name in files:

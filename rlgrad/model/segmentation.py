@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int32
 
-from rlgrad.images.fitting import fit_to, rounded_up
+from rlgrad.images.fitting import STRIDE, fit_to, rounded_up
 from rlgrad.images.problem import normalised
 from rlgrad.model.folder import check_finite, read_weights, replacing_model, verify, write_weights
 from rlgrad.model.unet import WIDTHS, UNet, build_unet
@@ -33,7 +33,7 @@ class MaskDescription:
         values: the number that stands for each class in masks; two where a pixel is yes or no.
         mean: of each channel of the training images, whose values lie between 0 and 1.
         deviation: of each channel likewise; images are normalised by both.
-        size: height and width of the training images. The model takes images of any size.
+        size: height and width of the training images, multiples of 4. The model takes images of any size.
         threshold: yes is predicted where the logit is above it; 0 where there are classes.
         metric: name of the metric trained for.
         scores: that metric on each part of the training images.
@@ -65,6 +65,8 @@ class MaskDescription:
             raise ValueError(f"needed finite numbers, got {numbers}")
         if min(self.deviation) <= 0:
             raise ValueError(f"needed positive deviations, got {self.deviation}")
+        if len(self.size) != 2 or not all(type(side) is int and side > 0 and not side % STRIDE for side in self.size):
+            raise ValueError(f"needed a height and a width that are multiples of {STRIDE}, got {self.size!r}")
         if len(self.widths) != 3 or not all(type(each) is int and 0 < each <= 1024 for each in self.widths):
             raise ValueError(f"needed three widths, got {self.widths!r}")
 
@@ -87,7 +89,10 @@ class SegmentationModel:
     network: UNet
 
     def logits(self, image: Float[np.ndarray, "height width channels"]) -> Float[np.ndarray, "height width *classes"]:
-        """Logits for each pixel of an image of any size; its sides are mirrored to multiples of 4 and cut again.
+        """Logits for each pixel of an image of any size.
+
+        Where it is smaller than the images of training it is mirrored to their size, as they were, so that it is judged
+        as in the evaluation; sides beyond that are mirrored to multiples of 4. The logits are cut again.
 
         Args:
             image: values from 0 to 1, as ``rlgrad.images.read_image`` gives them.
@@ -98,7 +103,8 @@ class SegmentationModel:
         height, width, channels = image.shape
         if channels not in (1, self.description.channels):
             raise ValueError(f"needed grey images, as those of training, got {channels} channels; convert them to grey")
-        size = rounded_up(height), rounded_up(width)
+        least_height, least_width = self.description.size
+        size = max(rounded_up(height), least_height), max(rounded_up(width), least_width)
         fitted = fit_to(np.broadcast_to(image, (height, width, self.description.channels)), size, fill=None)
         mean, deviation = np.array(self.description.mean), np.array(self.description.deviation)
         x = torch.from_numpy(normalised(fitted.transpose(2, 0, 1)[None].astype(np.float32), mean, deviation))

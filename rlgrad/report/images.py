@@ -119,9 +119,9 @@ def coloured(
 def coloured_truth(
     light: Float[np.ndarray, "height width 3"], truth: Int[np.ndarray, "height width"]
 ) -> Float[np.ndarray, "height width 3"]:
-    """An image under a colour for each class but the background; white where there is only one."""
-    classes = {_CLASSES[(number - 1) % len(_CLASSES)]: truth == number for number in range(1, int(truth.max()) + 1)}
-    return _painted(light, classes)
+    """An image under a colour for each class but the background; white where there is one; ninth as first."""
+    numbers = np.where(truth > 0, (truth - 1) % len(_CLASSES), -1)  # beyond eight classes colours come again
+    return _painted(light, {colour: numbers == at for at, colour in enumerate(_CLASSES)})
 
 
 def _painted(

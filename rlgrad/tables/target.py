@@ -108,6 +108,11 @@ def targets(table: pd.DataFrame, columns: Sequence[str], *, positive: str | None
     if len(columns) == 1:
         return binary_target(table, columns[0], positive=positive)
     named = [] if positive is None else positive.split(",")
+    if 1 < len(named) != len(columns) and positive not in texts(table[columns[0]]):
+        raise ValueError(
+            f"needed one positive class for all columns, or one for each of {len(columns)}, got {positive!r}; name "
+            "them in the order of the columns"
+        )
     each = named if len(named) == len(columns) else [positive] * len(columns)
     return Targets(tuple(binary_target(table, name, positive=label) for name, label in zip(columns, each, strict=True)))
 

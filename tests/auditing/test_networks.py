@@ -358,6 +358,7 @@ def test_rows_that_seldom_err_are_events() -> None:
     assert needed[1] > 3 * needed[0]
 
 
+@pytest.mark.usefixtures("as_a_user")  # hundreds of estimates, whose shapes other tests check
 def test_false_alarms_are_rare_in_a_trained_network() -> None:
     """One of four rows carries the noise, in few draws: by its decisions alone 2 of these 30 would be false alarms."""
     x, y = map(torch.from_numpy, load_iris(return_X_y=True))

@@ -102,6 +102,7 @@ BAD: list[tuple[list[str], str]] = [
     (["--target=sad", "--metric=macro_f1"], "needed a metric of one label, got 'macro_f1', which is of several; .*"),
     (["--target=sad,calm", "--metric=macro_f3"], "needed a metric that exists, got 'macro_f3'; did you mean .*"),
     (["--target=sad,calm", "--positive=yes"], "needed '0', '1' as the positive class of column 'calm', got 'yes'; .*"),
+    (["--target=sad,calm", "--positive=yes,1,0"], "needed one positive .* or one for each of 2, got 'yes,1,0'; .*"),
 ]
 
 

@@ -114,15 +114,9 @@ def test_the_options_are_those_of_the_runs(cells: Path) -> None:
 # --- train and predict ------------------------------------------------------------------------------------------------
 
 
-def test_train_and_predict_in_processes_of_their_own(cells: Path) -> None:
-    def finished(*command: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "rlgrad.cli", *command], capture_output=True, text=True, timeout=120
-        )
-        assert (done.returncode, done.stderr) == (0, "")
-        return done.stdout
-
-    out = finished("train", *QUICK, str(cells), "--out=model", "--method=ce_dice-tuned")
+def test_train_and_predict_in_a_process_of_its_own(cells: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", *QUICK, str(cells), "--out=model", "--method=ce_dice-tuned"]) == 0
+    out = capsys.readouterr().out
     assert out.startswith(
         "cells: 12 grey images of 16 x 16 (as they were), yes or no a pixel\niou of ce_dice-tuned: train "
     )
@@ -131,8 +125,10 @@ def test_train_and_predict_in_processes_of_their_own(cells: Path) -> None:
     )
     assert out.endswith("model saved in model\n")
     Image.fromarray(np.zeros((21, 35), dtype=np.uint8)).save("cells/images/odd.png")
-    out = finished("predict", "model", "cells/images", "--out=masks")
-    assert re.fullmatch(r"13 masks written to masks; pixels of 0: [\d.]+%, 255: [\d.]+%\n", out)
+    command = [sys.executable, "-m", "rlgrad.cli", "predict", "model", "cells/images", "--out=masks"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(r"13 masks written to masks; pixels of 0: [\d.]+%, 255: [\d.]+%\n", done.stdout)
     for path in Path("cells/images").iterdir():
         mask = read_mask(Path("masks") / path.name)
         assert mask.shape == read_image(path).shape[:2]
@@ -231,9 +227,22 @@ def test_methods_of_yes_and_no_are_refused_for_classes(streets: Path, capsys: py
 
 
 def test_a_folder_that_is_none_and_a_size_without_one(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "got nowhere/images, which is none" in refused(["compare", *QUICK, "nowhere"], capsys)
-    assert "got nowhere/images, which is none" in refused(["train", *QUICK, "nowhere", "--out=model"], capsys)
+    assert "got nowhere, which is none" in refused(["compare", *QUICK, "nowhere"], capsys)
+    assert "got nowhere, which is none" in refused(["train", *QUICK, "nowhere", "--out=model"], capsys)
     assert "needed a folder of images to bring to a size" in refused(["compare", *QUICK, "--size=16"], capsys)
+
+
+def test_a_folder_where_a_file_is_needed_and_the_reverse(cells: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mail.csv").write_text("a,b\n1,2\n")
+    for command in ("train", "compare"):
+        said = refused([command, "cells", "--target=a", "--out=new"], capsys)
+        assert said == "needed a table, got the folder of images cells; pass --task segmentation"
+        said = refused([command, *QUICK, "mail.csv", "--out=new"], capsys)
+        assert said == "needed a folder of images/ and masks/, got mail.csv, which is none; check the path"
+        said = refused([command, *QUICK, "cells/images", "--out=new"], capsys)
+        assert said == "needed a folder of images/ and masks/, got cells/images, which holds neither; name theirs"
+    said = refused(["predict", "nowhere", "cells/images", "--out=new"], capsys)
+    assert said == "needed a folder written by rlgrad train, got nowhere, which has no SHA256SUMS"
 
 
 def test_a_lonely_image_is_named(cells: Path, capsys: pytest.CaptureFixture[str]) -> None:

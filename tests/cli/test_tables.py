@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from importlib.metadata import entry_points
 from math import ceil, sqrt
 from pathlib import Path
@@ -175,13 +175,11 @@ def test_the_installed_command_is_this_one() -> None:
 # --- train and predict ------------------------------------------------------------------------------------------------
 
 
-def test_train_and_predict_in_processes_of_their_own(csv: Path) -> None:
+def test_what_a_process_of_its_own_trains_is_loaded_by_another(csv: Path) -> None:
     status, out, error = finished("train", csv, "--target", "spam", "--out", "new/model", "--epochs", "2")
     assert (status, error) == (0, "")
     assert "model saved in new/model" in out
-    status, out, error = finished("predict", "new/model", csv, "--out", "predictions.csv")
-    assert (status, error) == (0, "")
-    assert len(pd.read_csv("predictions.csv")) == ROWS
+    assert len(predict("new/model", csv)) == ROWS
     assert sorted(path.name for path in Path().iterdir()) == ["new", "predictions.csv"]
 
 
@@ -331,18 +329,28 @@ def test_training_that_diverges_has_a_status_of_its_own_and_saves_nothing(
 # --- compare ----------------------------------------------------------------------------------------------------------
 
 
-def test_compare_in_processes_of_its_own_and_again(csv: Path) -> None:
-    arguments = ["compare", csv, "--target=spam", "--epochs=2", "--seeds=2", "--workers=2", *THREE]
-    status, out, error = finished(*arguments)
+def test_compare_in_processes_of_its_own_and_again_and_in_this_one(
+    csv: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    methods = ["ce", "ce-tuned", "ce+score_function"]
+    arguments = [*map(str, ["compare", csv, "--target=spam", "--epochs=2", "--seeds=2", "--methods", *methods])]
+    status, out, error = finished(*arguments, "--workers=2")
     assert (status, error) == (0, "")
     assert out.startswith(f"mail, linear: 6 runs to make, 0 already in {LINES}\n")
-    assert {(line["method"], line["seed"]) for line in lines()} == {(m, s) for m in THREE[1:] for s in (0, 1)}
+    assert {(line["method"], line["seed"]) for line in lines()} == {(m, s) for m in methods for s in (0, 1)}
     before = LINES.read_bytes()
-    status, again, error = finished(*arguments)
-    assert (status, error) == (0, "")
+    assert main([*arguments, "--workers=2"]) == 0
+    again, error = capsys.readouterr()
+    assert error == ""
     assert again.startswith("mail, linear: 0 runs to make, 6 already in ")
     assert again.splitlines()[1:] == out.splitlines()[1:]
     assert LINES.read_bytes() == before
+    assert main([*arguments, "--workers=1", "--out=here"]) == 0
+    in_processes, in_one = (
+        {(run.method, run.seed): replace(run, seconds=0.0) for run in read(path)}
+        for path in (LINES, Path("here/records.jsonl"))
+    )
+    assert in_processes == in_one
 
 
 def test_a_record_has_every_field(csv: Path) -> None:
@@ -502,7 +510,7 @@ def test_the_sentence_agrees_with_the_records(
     for name, method in sabotaged.items():
         monkeypatch.setitem(METHODS, name, method)
     # Many large steps, so that what is learnt is learnt in the first epoch.
-    assert compare(csv, *THREE, "--lr", 0.1, "--epochs", 5, "--batch-size", 4, "--seeds", 4) == 0
+    assert compare(csv, *THREE, "--lr", 0.1, "--epochs", 3, "--batch-size", 6, "--seeds", 4) == 0
     said = capsys.readouterr().out.splitlines()[-2]
     found = re.search(r'"(\S+)" minus "ce-tuned" is (\S+) \(95% interval (\S+) to (\S+), 4 paired seeds', said)
     assert found is not None
@@ -546,10 +554,10 @@ def test_without_a_table_the_digits_are_compared(capsys: pytest.CaptureFixture[s
 def test_ctrl_c_keeps_what_is_done_and_the_rest_is_made_afterwards(
     csv: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = [*THREE, "--seeds", 4, "--epochs", 100, "--patience", 100]
+    arguments = [*THREE, "--seeds", 3, "--epochs", 60, "--patience", 60]
     process = started("compare", csv, "--target=spam", "--workers", 2, *arguments, start_new_session=True)
     deadline = time.monotonic() + 60
-    while not LINES.exists() or LINES.read_bytes().count(b"\n") < 2:
+    while not LINES.exists() or LINES.read_bytes().count(b"\n") < 1:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -559,11 +567,11 @@ def test_ctrl_c_keeps_what_is_done_and_the_rest_is_made_afterwards(
     # Beside what the processes of the pool say, if they were just starting.
     assert "rlgrad: interrupted; the same command goes on with the runs that are missing\n" in error
     done, before = len(read(LINES)), LINES.read_bytes()
-    assert 2 <= done < 12
+    assert 1 <= done < 9
     assert compare(csv, *arguments) == 0
-    assert f"{12 - done} runs to make, {done} already in" in capsys.readouterr().out
+    assert f"{9 - done} runs to make, {done} already in" in capsys.readouterr().out
     assert LINES.read_bytes().startswith(before)
-    assert len({(line["method"], line["seed"]) for line in lines()}) == len(lines()) == 12
+    assert len({(line["method"], line["seed"]) for line in lines()}) == len(lines()) == 9
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------

@@ -96,7 +96,7 @@ def test_images_and_masks_without_the_other_are_named(folder: Path) -> None:
 
 
 def test_missing_and_empty_folders_are_named(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"got .*nowhere.images, which is none"):
+    with pytest.raises(FileNotFoundError, match=r"needed a folder of images/ and masks/, got .*nowhere, which is none"):
         read_pairs(tmp_path / "nowhere")
     for path in (folder / "masks").iterdir():
         path.unlink()
@@ -105,6 +105,8 @@ def test_missing_and_empty_folders_are_named(folder: Path, tmp_path: Path) -> No
     (folder / "masks").rmdir()
     with pytest.raises(FileNotFoundError, match=r"got .*masks, which is none"):
         read_pairs(folder)
+    with pytest.raises(FileNotFoundError, match=r"got .*images, which holds neither; name theirs"):
+        read_pairs(folder / "images")
 
 
 def test_two_files_of_one_name(folder: Path) -> None:

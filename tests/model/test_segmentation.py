@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from rlgrad.images.fitting import fit_to, rounded_up
 from rlgrad.model import (
     MaskDescription,
     SegmentationModel,
@@ -93,6 +94,20 @@ def test_predictions_are_those_of_the_network_on_normalised_images() -> None:
         logits = model.network(torch.tensor(x.transpose(2, 0, 1)[None], dtype=torch.float32))[0]
     np.testing.assert_allclose(model.logits(image), logits, atol=1e-5)
     np.testing.assert_array_equal(model.predict(image), logits.argmax(-1))
+
+
+def test_what_is_smaller_than_the_images_of_training_is_judged_as_it_was_evaluated() -> None:
+    """Padded as ``load_images`` pads, whichever sides are smaller."""
+    model = a_model()
+    for height, width in ((13, 9), (16, 3), (10, 18)):
+        image = IMAGE[:height, :width, :1]
+        size = (16, max(16, rounded_up(width)))
+        x = (fit_to(image, size, fill=None).transpose(2, 0, 1)[None] - 0.3) / 0.2
+        with torch.no_grad():
+            logits = model.network(torch.tensor(x, dtype=torch.float32))[0].numpy()
+        top, left = (size[0] - height) // 2, (size[1] - width) // 2
+        there = logits[top : top + height, left : left + width]
+        np.testing.assert_allclose(model.logits(image), there, atol=1e-5)
 
 
 def test_the_threshold_decides() -> None:

@@ -43,6 +43,13 @@ def test_classes_have_colours_of_their_own() -> None:
     np.testing.assert_array_equal(found[0, 0], found[0, 4])
 
 
+def test_classes_beyond_the_colours_are_painted_too() -> None:
+    truth = np.arange(18)[None]
+    found = coloured_truth(np.full((1, 18, 3), 0.5), truth)
+    assert len({tuple(each) for each in found[0]}) == 9
+    np.testing.assert_array_equal(found[0, 1:9], found[0, 9:17])
+
+
 @pytest.mark.parametrize(("methods", "lines"), [(1, 1), (8, 1), (9, 2), (17, 3)])
 def test_each_method_is_drawn_once_and_named(methods: int, lines: int) -> None:
     decisions = {f"method{at}$": np.maximum(TRUTH, 0) for at in range(methods)}

@@ -1,6 +1,5 @@
 """Comparisons: all methods of a seed get the same rows, weights and batches, and each run becomes one record."""
 
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -283,11 +282,3 @@ def test_records_come_in_the_order_of_the_methods_and_the_last_of_a_run_counts(t
 def test_overlap_is_that_of_the_parts() -> None:
     parts = setting().problem.split(seed=0)
     assert pytest.approx(len(parts.test.y) / len(parts.train.y), rel=0.05) == OVERLAP
-
-
-@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="two processes are started")
-def test_processes_give_what_one_gives(tmp_path: Path) -> None:
-    path, wanted = tmp_path / "records.jsonl", setting().missing(tmp_path / "none", ["ce", "ce+score_function"], [0])
-    made = {record.method: record for record in run(setting(), wanted, path, workers=2)}
-    for method, record in made.items():
-        assert replace(record, seconds=0.0) == replace(run_one(setting(), method, 0), seconds=0.0)
