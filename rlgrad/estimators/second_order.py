@@ -13,6 +13,7 @@ from rlgrad.metrics import ConfusionMetric, Score, Scorer, expected_confusion
 from rlgrad.metrics.counts import count_dtype
 from rlgrad.policies import Categorical, Policy
 
+_MOST_CLASSES = 32  # the moves of one row hold classes^5 numbers, which autograd keeps: a quarter of a gigabyte for 32
 _SMALLEST = 1e-6  # expected count below which a move is left out: its share in the sum is smaller still
 
 
@@ -31,7 +32,7 @@ class second_order:
 
     Raises:
         TypeError: on use, with anything but a ConfusionMetric under a Categorical policy.
-        ValueError: another number of classes, or a target of another shape.
+        ValueError: another number of classes, more than 32 of them, or a target of another shape.
 
     Source: the delta method to second order, as in Bickel, Doksum, Mathematical statistics (2015), section 5.3.
 
@@ -56,6 +57,11 @@ class second_order:
                 f"{got!r}; use exact for a CountMetric, score_function for a black box"
             )
         metric = score.metric
+        if metric.classes > _MOST_CLASSES:
+            raise ValueError(
+                f"second_order needed at most {_MOST_CLASSES} classes, got {metric!r}; use counterfactual, whose cost "
+                "does not grow so"
+            )
         check_classes(policy, score)
         check_target(policy.logits, score.flat_target, axes=2)
         true, weight = metric.split(score.target, score.weight)

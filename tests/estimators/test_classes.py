@@ -307,6 +307,11 @@ def test_macro_over_labels_gives_each_label_its_own_reward() -> None:
         ),
         (lambda: exact()(Categorical(LOGITS), Scorer(mean_iou(4), TARGET)), ValueError, "needed logits of 4 classes"),
         (lambda: second_order()(Categorical(LOGITS), Scorer(f1, TARGET)), TypeError, "use exact for a CountMetric"),
+        (
+            lambda: second_order()(Categorical(torch.zeros(2, 33)), Scorer(class_mcc(33), TARGET[:2])),
+            ValueError,
+            "at most 32 classes, got .*use counterfactual",
+        ),
         (lambda: second_order()(Bernoulli(LOGITS), Scorer(class_mcc(K), LOGITS)), TypeError, "needed a Categorical"),
         (lambda: MetricLoss(macro(f1, classes=4))(LOGITS, TARGET), ValueError, "needed logits of 4 classes"),
         (lambda: MetricLoss(macro(f1, classes=K))(LOGITS, TARGET + 0.5), TypeError, "target of class numbers, got"),
