@@ -43,8 +43,8 @@ threshold for all images, the best on the validation images.
 
 The network is a U-Net of {weights} weights. Every method has the same budget ({budget}) and keeps the epoch that is
 best on the validation images by the metric under its own decision rule. A quarter of the images is held out to test on
-and a fifth of the others to validate on; learning rate and batch size are one for all, chosen by what cross-entropy reached
-on the validation images of the first split. Seconds are of one thread on a shared machine.
+and a fifth of the others to validate on; learning rate and batch size are one for all, chosen by what cross-entropy
+reached on the validation images of the first split. Seconds are of one thread on a shared machine.
 
 An interval in the table stands by itself; the sentence above it allows for all comparisons at once. Both allow for the
 images that the seeds share (Nadeau and Bengio 2003), so few seeds can show large effects only.
