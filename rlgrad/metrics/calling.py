@@ -204,9 +204,10 @@ class _Workers:
 
     def _work(self, waiting: deque[range]) -> list[int]:
         """Have shares of the calls done until none waits or a worker is lost; gives the calls in flight then."""
-        from joblib.externals.loky import get_reusable_executor
+        # The pool that joblib.Parallel uses, by joblib's own door: one taken from loky behind its back breaks Parallel.
+        from joblib.executor import get_memmapping_executor
 
-        pool = get_reusable_executor(self.calling.workers, timeout=300, env=_ONE_THREAD)
+        pool = get_memmapping_executor(self.calling.workers, timeout=300, env=_ONE_THREAD, max_nbytes=None)
         flying: dict[Future[bytes], range] = {}
         try:
             while flying or (waiting and not self._vain(waiting[0].start)):

@@ -15,6 +15,7 @@ from itertools import repeat
 
 import pytest
 import torch
+from joblib import Parallel, delayed
 from torch import Tensor
 
 from rlgrad.metrics import OpaqueMetric
@@ -62,6 +63,7 @@ def test_workers_give_what_calling_here_gives() -> None:
     assert torch.equal(target, TARGET)
     assert torch.equal(OpaqueMetric(hits, workers=2)(DECISION[0, 0], TARGET[0]), HITS[0, 0])
     assert OpaqueMetric(hits, workers=2)(DECISION[:, :0], TARGET[:0]).shape == (4, 0)
+    assert Parallel(n_jobs=2)(delayed(abs)(number) for number in (-1, -2)) == [1, 2]  # beside joblib's own workers
 
 
 @pytest.mark.usefixtures("as_a_user")
