@@ -155,10 +155,13 @@ def _arff_attributes(header: list[str], path: Path) -> dict[str, tuple[str, ...]
 
     if not header:
         raise ValueError(f"needed ARFF in {path}, got no @data; check that the file is complete")
+    limit = csv.field_size_limit()
     try:
         _, meta = arff.loadarff(io.StringIO("\n".join(header) + "\n"))
     except (ValueError, LookupError, NotImplementedError, StopIteration, arff.ArffError) as error:
         raise ValueError(f"needed the header of an ARFF file in {path}, got: {error}; correct the file") from error
+    finally:
+        csv.field_size_limit(limit)  # which SciPy lifts for the whole process
     kinds = dict(zip(meta.names(), meta.types(), strict=True))
     if others := [f"{name!r} of type {kind}" for name, kind in kinds.items() if kind not in ("numeric", "nominal")]:
         raise ValueError(f"needed numeric and nominal attributes in {path}, got {others[0]}; convert it, or drop it")

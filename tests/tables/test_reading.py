@@ -164,11 +164,13 @@ ARFF = """% a comment
 
 @pytest.mark.parametrize("name", ["songs.arff", "songs.arff.gz", "SONGS.ARFF"])
 def test_arff_gives_numbers_and_text_with_what_is_missing(tmp_path: Path, name: str) -> None:
+    limit = csv.field_size_limit()
     table = read_table(written(tmp_path, name, ARFF))
     assert list(table.columns) == ["mean tempo", "key", "sad"]
     assert table["mean tempo"].fillna(99).tolist() == [1.5, 99, -2]
     assert table["key"].fillna("missing").tolist() == ["c", "missing", "d"]
     assert table["sad"].tolist() == ["0", "1", "0"]
+    assert csv.field_size_limit() == limit  # of CSV files to come
 
 
 def test_arff_may_quote_and_name_what_is_missing_elsewhere(tmp_path: Path) -> None:
