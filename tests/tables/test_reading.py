@@ -1,3 +1,4 @@
+import csv
 import gzip
 from pathlib import Path
 
