@@ -110,7 +110,7 @@ def test_any_function_called_like_an_estimator_is_one() -> None:
 @pytest.mark.parametrize(
     ("metric", "options", "error", "message"),
     [
-        ("f1", {}, TypeError, "needed a function(decision, target), got 'f1'"),
+        ("f1", {}, TypeError, "needed a metric, got 'f1'"),
         (None, {}, TypeError, "needed a function(decision, target), got None"),
         (
             f1,

@@ -177,6 +177,9 @@ def as_metric(metric: Metric | Callable[..., object]) -> Metric:
     """The metric itself, or a bare function wrapped as an ``OpaqueMetric``.
 
     Raises:
-        TypeError: it is neither.
+        TypeError: it is neither; a name, or tensors in its place.
     """
+    if isinstance(metric, str | Tensor):
+        got = repr(metric) if isinstance(metric, str) else describe(metric)
+        raise TypeError(f"needed a metric, got {got}; pass the object, such as rlgrad.metrics.f1")
     return metric if isinstance(metric, Metric) else OpaqueMetric(metric)

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
-from rlgrad.checks import check_rows_of_several
+from rlgrad.checks import check_rows_of_several, describe
 from rlgrad.metrics import ConfusionMetric, CountMetric, LabelMetric, flat_items
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
@@ -21,6 +21,8 @@ def check_metric(metric: object, kinds: tuple[type, ...]) -> None:
     """
     if not isinstance(metric, kinds):
         names = " or a ".join(kind.__name__ for kind in kinds)
+        if isinstance(metric, Tensor):
+            raise TypeError(f"needed a {names}, got {describe(metric)}; the metric comes first, then logits and target")
         raise TypeError(f"needed a {names}, got {metric!r}; write the metric as a formula of counts")
 
 

@@ -171,3 +171,7 @@ def test_a_bare_function_becomes_a_black_box() -> None:
     assert made.name == "equal_share"
     with pytest.raises(TypeError, match=r"^needed a function"):
         as_metric(3)
+    with pytest.raises(TypeError, match=r"needed a metric, got 'f1'; pass the object, such as rlgrad\.metrics\.f1"):
+        as_metric("f1")
+    with pytest.raises(TypeError, match=r"needed a metric, got \(3,\) float32"):
+        as_metric(torch.zeros(3))

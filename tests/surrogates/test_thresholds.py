@@ -268,3 +268,9 @@ def test_thresholds_have_the_dtype_of_the_scores() -> None:
 def test_scores_that_are_no_table() -> None:
     with pytest.raises(ValueError, match=r"needed scores of shape \(rows, labels\), got \(4,\)"):
         best_thresholds(f1, torch.zeros(4), torch.zeros(4))
+
+
+@pytest.mark.usefixtures("as_a_user")
+def test_the_metric_comes_first() -> None:
+    with pytest.raises(TypeError, match=r"got \(3,\) float32; the metric comes first"):
+        best_threshold(torch.zeros(3), torch.zeros(3), f1)
