@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rlgrad.checks import check_decision, check_rows, describe, first_index, values_visible
 from rlgrad.metrics.counts import check_undefined, count_dtype, finite_gradient
-from rlgrad.metrics.items import JointItems, flat_items, split_ignored
+from rlgrad.metrics.items import JointItems, flat_items
 
 ConfusionFormula = Callable[[Tensor], Tensor]
 
@@ -154,13 +154,6 @@ class ConfusionMetric(JointItems):
         true, weight = self.split(target, weight)
         flat = flat_items(decision, self.item_axes)
         return self.of_confusion(hard_confusion(flat, true, self.classes, weight))
-
-    def split(
-        self, target: Shaped[Tensor, "..."], weight: Shaped[Tensor, "..."] | None = None
-    ) -> tuple[Shaped[Tensor, "*batch items"], Shaped[Tensor, "*batch items"] | None]:
-        """A target of ``*batch *items`` as the class of each item, and the items' weights (None where all weigh 1)."""
-        target, weight = split_ignored(target, self.ignore_index, weight)
-        return flat_items(target, self.item_axes), None if weight is None else flat_items(weight, self.item_axes)
 
     def of_confusion(self, confusion: Num[Tensor, "*rows true claimed"]) -> Float[Tensor, "*rows"]:
         """The formula of confusion matrices, hard or expected, with ``undefined`` where it is not finite.

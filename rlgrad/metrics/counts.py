@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Num, Shaped
 from torch import Tensor
 
 from rlgrad.checks import as_binary, check_decision, check_rows
-from rlgrad.metrics.items import JointItems, flat_items, split_ignored
+from rlgrad.metrics.items import JointItems, flat_items
 
 Formula = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
@@ -166,9 +166,8 @@ class CountMetric(JointItems):
         self, target: Shaped[Tensor, "..."], weight: Shaped[Tensor, "..."] | None = None
     ) -> tuple[Bool[Tensor, "*batch items"], Shaped[Tensor, "*batch items"] | None]:
         """A target of ``*batch *items`` as truth of each item, and what the items weigh (None where all weigh 1)."""
-        target, weight = split_ignored(target, self.ignore_index, weight)
-        true = as_binary(flat_items(target, self.item_axes), what="target")
-        return true, None if weight is None else flat_items(weight, self.item_axes)
+        target, weight = super().split(target, weight)
+        return as_binary(target, what="target"), weight
 
     def offset(self, rest: Counts) -> "CountMetric":
         """The same metric of these items and of others that have been counted: ``formula(counts + rest)``.

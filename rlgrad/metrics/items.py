@@ -38,6 +38,13 @@ class JointItems:
         """The same metric without the items whose target is ``value``."""
         return _with(self, "ignore_index", value)
 
+    def split(
+        self, target: Shaped[Tensor, "..."], weight: Shaped[Tensor, "..."] | None = None
+    ) -> tuple[Shaped[Tensor, "*batch items"], Shaped[Tensor, "*batch items"] | None]:
+        """A target of ``*batch *items`` as one axis of items, 0 where ignored, and their weights (None for all 1)."""
+        target, weight = split_ignored(target, self.ignore_index, weight)
+        return flat_items(target, self.item_axes), None if weight is None else flat_items(weight, self.item_axes)
+
 
 def _with(metric: Metric, name: str, value: int | None) -> Metric:
     changed = copy.copy(metric)

@@ -169,7 +169,7 @@ def test_the_shape_rule_holds_before_the_function_is_called() -> None:
 @pytest.mark.parametrize("function", [None, "f1", 0.5])
 def test_a_metric_is_callable(function) -> None:
     for make in (OpaqueMetric, as_metric):
-        with pytest.raises(TypeError, match=r"^needed a function\(decision, target\), got "):
+        with pytest.raises(TypeError, match=r"^needed a (function\(decision, target\)|metric), got "):
             make(function)
 
 
