@@ -783,7 +783,7 @@ def test_a_stage_without_a_criterion(criterion: Any) -> None:
         ({"batch_size": 0}, ValueError, "needed a batch_size of at least 1"),
         ({"seed": -1}, ValueError, "needed a seed from 0 to"),
         ({"seed": 2**63}, ValueError, "needed a seed from 0 to"),
-        ({"metric": "f1"}, TypeError, "needed a function"),
+        ({"metric": "f1"}, TypeError, "needed a metric, got 'f1'"),
         ({"train": None}, TypeError, "a pair of tensors or an iterable of batches as train"),
         ({"validation": (torch.zeros(3, 3), torch.zeros(2))}, ValueError, "as many inputs as targets in validation"),
     ],
