@@ -313,7 +313,7 @@ def test_a_candidate_of_another_name(digits: Audit) -> None:
         ({"target": TARGET + 1}, ValueError, "needed a target of 0 and 1"),
         ({"logits": LOGITS[:, None], "target": TARGET[:, None]}, ValueError, "needed rows of several items"),
         ({"logits": LOGITS[:0], "target": TARGET[:0]}, ValueError, "needed a batch with decisions"),
-        ({"metric": "f1"}, TypeError, "needed a function"),
+        ({"metric": "f1"}, TypeError, "needed a (function|metric)"),
         ({"metric": lambda decision, target: 1 / 0}, RuntimeError, "raised ZeroDivisionError at draw and row"),
         ({"policy": "Bernoulli"}, TypeError, "needed the policy Bernoulli or Categorical"),
         ({"estimates": 1}, ValueError, "needed at least 2 estimates"),
