@@ -227,8 +227,8 @@ class GameVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         episodes = np.flatnonzero(which)
         self.game.begin(episodes, [self._rngs[i] for i in episodes])
 
-    @property
-    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override, misc]
+    @property  # type: ignore[misc]
+    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
         """The generator of each episode."""
         return tuple(self._rngs)
 
@@ -337,7 +337,7 @@ def checked_actions(space: gym.Space[Any], actions: Shaped[np.ndarray, "..."], r
 def _bounds(space: gym.Space[Any]) -> tuple[Shaped[np.ndarray, "*shape"], Shaped[np.ndarray, "*shape"]]:
     """The lowest and the highest action of a space."""
     if isinstance(space, gym.spaces.Discrete):
-        return np.int64(space.start), np.int64(space.start + space.n - 1)  # type: ignore[return-value]
+        return np.int64(space.start), np.int64(space.start + space.n - 1)
     if isinstance(space, gym.spaces.MultiDiscrete):
         return space.start.astype(np.int64), (space.start + space.nvec - 1).astype(np.int64)
     if isinstance(space, gym.spaces.MultiBinary):
