@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Float64, Shaped
+from jaxtyping import Float64, Int64, Shaped
 
 from rlgrad.metrics import (
     CATALOGUE,
@@ -31,13 +31,14 @@ _AVERAGES: dict[str, Callable[..., Any]] = {"macro": macro, "micro": micro, "wei
 _OF_CLASSES = {"accuracy": class_accuracy, "mcc": class_mcc, "cohen_kappa": class_kappa}
 
 
-def metric_for(metric: MetricArgument, *, classes: int) -> Metric:
+def metric_for(metric: MetricArgument | None, *, classes: int) -> Metric:
     """A metric for choices among so many classes, two of which are yes and no.
 
     Args:
         metric: a name, of ``rlgrad.metrics.metric_names()`` for two classes, and for more ``"accuracy"``, ``"mcc"``,
             ``"cohen_kappa"`` or the average of such a metric over classes, as in ``"macro_f1"``, ``"micro_iou"``,
-            ``"weighted_f1"``; a metric of rlgrad; or any function ``(decision, target) -> number`` of one episode.
+            ``"weighted_f1"``; a metric of rlgrad; any function ``(decision, target) -> number`` of one episode; or
+            None for F1, and for more classes than two its mean over classes.
         classes: how many.
 
     Raises:
@@ -50,6 +51,8 @@ def metric_for(metric: MetricArgument, *, classes: int) -> Metric:
         >>> metric_for("macro_f1", classes=3)
         ConfusionMetric(macro_f1, classes=3, undefined=1)
     """
+    if metric is None:
+        return metric_for("f1" if classes == 2 else "macro_f1", classes=classes)
     if isinstance(metric, str):
         return metric_named(metric) if classes == 2 else _of_classes(metric, classes)
     metric = as_metric(metric)
@@ -111,3 +114,35 @@ def checked_scores(name: str, scores: object, rows: int) -> Float64[np.ndarray, 
     if not np.isfinite(values).all():
         raise ValueError(f"needed finite scores from {name}, got {values[~np.isfinite(values)][0]}; give a worst value")
     return values
+
+
+def score_counts(metric: Metric, counts: Int64[np.ndarray, "rows true claimed"]) -> Float64[np.ndarray, " rows"] | None:
+    """The metric of confusion matrices, or None where it is no formula of these.
+
+    Example:
+        >>> from rlgrad.metrics import f1
+        >>> score_counts(f1, np.array([[[1, 1], [0, 1]]]))
+        array([0.66666667])
+    """
+    if getattr(metric, "ignore_index", None) is not None:
+        return None
+    if isinstance(metric, ConfusionMetric):
+        return checked_scores(metric.name, metric.of_confusion(torch.as_tensor(counts)), len(counts))
+    if not isinstance(metric, CountMetric):
+        return None
+    tn, fp, fn, tp = torch.as_tensor(counts).flatten(1).unbind(1)
+    return checked_scores(metric.name, metric.of_counts(tp, fp, fn, tn), len(counts))
+
+
+def confusion(
+    target: Int64[np.ndarray, "rows items"], decision: Int64[np.ndarray, "rows items"], classes: int
+) -> Int64[np.ndarray, "rows true claimed"]:
+    """How many items of each true class were given each class, in each row.
+
+    Example:
+        >>> confusion(np.array([[0, 0, 1]]), np.array([[0, 1, 1]]), 2).tolist()
+        [[[1, 1], [0, 1]]]
+    """
+    rows = len(target)
+    cell = (np.arange(rows)[:, None] * classes + target) * classes + decision
+    return np.bincount(cell.ravel(), minlength=rows * classes**2).reshape(rows, classes, classes)
