@@ -74,12 +74,12 @@ def _arrays(
 
 def _as_bytes(images: Num[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
     if images.dtype == np.uint8:
-        return images.copy()
+        return np.array(images)
     if images.dtype.kind != "f" or not ((images >= 0) & (images <= 1)).all():
         raise ValueError(
             f"needed images of uint8, or of floats from 0 to 1 without NaN, got {images.dtype} with others; scale them"
         )
-    return np.rint(images * 255).astype(np.uint8)
+    return np.asarray(np.rint(images * 255), dtype=np.uint8)
 
 
 def _yes_or_no(masks: Num[np.ndarray, "images height width"], ignore_index: int | None) -> Masks:
@@ -90,4 +90,4 @@ def _yes_or_no(masks: Num[np.ndarray, "images height width"], ignore_index: int 
             f"needed masks of 0 and 1, got {masks[other][0]}; pass masks > 0 for all that is not background, or name "
             "the value of pixels that do not count: ignore_index"
         )
-    return np.where(ignored, PADDED, masks).astype(np.int16)
+    return np.asarray(np.where(ignored, PADDED, masks), dtype=np.int16)

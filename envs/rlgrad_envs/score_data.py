@@ -61,14 +61,15 @@ class Scores:
         """What is above its threshold; of classes the one that is furthest above, or least below, its own."""
         margin = scores - threshold[:, None]
         if self.kind == "classes":
-            return margin.argmax(-1)
-        return margin[..., 0] > 0 if self.kind == "yes or no" else margin > 0
+            return np.asarray(margin.argmax(-1))
+        return np.asarray(margin[..., 0] > 0 if self.kind == "yes or no" else margin > 0)
 
     def one_hot(self, decided: Decided) -> Bool[np.ndarray, "... columns"]:
         """Decisions or truth as yes or no for each column."""
         if self.kind == "labels":
-            return decided == 1
-        return decided[..., None] == (np.arange(self.scores.shape[1]) if self.kind == "classes" else 1)
+            return np.asarray(decided == 1)
+        classes = np.arange(self.scores.shape[1]) if self.kind == "classes" else 1
+        return np.asarray(decided[..., None] == classes)
 
     def metric_for(self, metric: MetricArgument | None) -> Metric:
         """The metric of these decisions; by default F1, of classes and of labels its mean over them."""

@@ -1,24 +1,29 @@
 """Masks of images: one action decides every pixel, or several in turn flip those that are wrong."""
 
 from collections.abc import Sequence
+from typing import Any
 
+import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, MultiBinary
 from gymnasium.vector import AutoresetMode
 from jaxtyping import Bool, Float64, Int16, UInt8
+from PIL import Image, ImageDraw, ImageFont
 
 from rlgrad.images import PADDED
 from rlgrad.metrics import Metric, SummedMetric
 from rlgrad_envs.base import Array, Episodes, Frame, GameVectorEnv, Info, Outcome, Running, SingleEnv
 from rlgrad_envs.data import Passes
 from rlgrad_envs.image_data import ImageData, Size, images_of
+from rlgrad_envs.rendering import INK, PAPER
 from rlgrad_envs.scoring import MetricArgument, metric_for, score
 
-_SHOWN = 256  # pixels, about, that a picture is high
+_SHOWN, _STRIP = 256, 24  # pixels, about, that a picture is high, and the strip of text above it
 
 # White, orange and sky blue, the last two of Okabe and Ito: the colour-blind tell them apart, and so does a grey print.
 # The reports of rlgrad paint masks in the same colours.
 _RIGHT, _FALSE_ALARM, _MISSED, _IGNORED = (255, 255, 255), (230, 159, 0), (86, 180, 233), (0, 0, 0)
+_NAMED = {"right": _RIGHT, "false alarm": _FALSE_ALARM, "missed": _MISSED}
 _DIMMED = 0.55  # of the image's light, where it lies under the colours
 
 
@@ -34,8 +39,8 @@ class SegmentationGame:
         self.metric = _of_images(metric, ignores=bool((self.masks == PADDED).any()))
         self.n, self.steps = n, steps
         _, channels, height, width = self.images.shape
-        self.observation_space = Box(0, 255, (channels + (steps > 1), height, width), np.uint8)
-        self.action_space = MultiBinary(height * width)
+        self.observation_space: gym.Space[Any] = Box(0, 255, (channels + (steps > 1), height, width), np.uint8)
+        self.action_space: gym.Space[Any] = MultiBinary(height * width)
         self.passes = Passes(n, len(self.images), 1)
         self.image = np.zeros(n, dtype=np.int64)
         self.mask = np.zeros((n, height, width), dtype=bool)
@@ -80,7 +85,18 @@ class SegmentationGame:
         light = _light(self.images[at])
         painted = coloured(light, self.masks[at], self.mask[episode])
         times = max(1, _SHOWN // light.shape[0])
-        return np.concatenate([light, painted], axis=1).repeat(times, axis=0).repeat(times, axis=1)
+        picture = np.concatenate([light, painted], axis=1).repeat(times, axis=0).repeat(times, axis=1)
+        return np.concatenate([self._told(episode, picture.shape[1]), picture])
+
+    def _told(self, episode: int, width: int) -> Frame:
+        """A strip of text: the metric, and what the colours mean."""
+        strip = Image.new("RGB", (width, _STRIP), INK)
+        draw, font = ImageDraw.Draw(strip), ImageFont.load_default(13)
+        middle = _STRIP / 2
+        draw.text((8, middle), f"{self.metric.name} {self.value[episode]:.3f}", PAPER, font, anchor="lm")
+        for at, (name, colour) in enumerate(_NAMED.items()):
+            draw.text((width / 2 + 8 + at * width / 6, middle), name, colour, font, anchor="lm")
+        return np.array(strip)
 
 
 def _of_images(metric: MetricArgument, *, ignores: bool) -> Metric:
@@ -88,14 +104,14 @@ def _of_images(metric: MetricArgument, *, ignores: bool) -> Metric:
     chosen = metric_for(metric, classes=2)
     if isinstance(chosen, SummedMetric) and chosen.row_axes == 2:
         chosen = chosen.apart()
-    chosen = chosen.over(2)  # type: ignore[assignment]  # those of rankings and of labels are refused above
-    return chosen.ignoring(PADDED) if ignores else chosen  # type: ignore[union-attr]
+    chosen = chosen.over(2)
+    return chosen.ignoring(PADDED) if ignores else chosen
 
 
 def _light(image: UInt8[np.ndarray, "channels height width"]) -> Frame:
     """An image in three colours: its own, or grey of the first channel."""
     channels = image if len(image) == 3 else image[:1].repeat(3, axis=0)
-    return channels.transpose(1, 2, 0).copy()
+    return np.array(channels.transpose(1, 2, 0))
 
 
 def coloured(

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, TypeAlias
 
+import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, MultiBinary
 from gymnasium.vector import AutoresetMode
@@ -49,8 +50,8 @@ class StepNetworkGame:
         units, columns = sum(self.hidden), self.data.features.shape[1]
         low, high = self.data.bounds
         size = batch_size * (columns + units) + len(self.hidden)
-        self.observation_space = Box(min(low, 0.0), max(high, 1.0), (size,), np.float32)
-        self.action_space = MultiBinary(batch_size * max(self.hidden))
+        self.observation_space: gym.Space[Any] = Box(min(low, 0.0), max(high, 1.0), (size,), np.float32)
+        self.action_space: gym.Space[Any] = MultiBinary(batch_size * max(self.hidden))
         self.ends = np.cumsum([0, *self.hidden])
         self.rows = np.zeros((n, batch_size), dtype=np.int64)
         self.fires = np.zeros((n, batch_size, units), dtype=bool)

@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from math import ceil, sqrt
+from typing import Any
 
+import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode
@@ -37,8 +39,8 @@ class ThresholdGame:
         self.metric = self.data.metric_for(metric)
         self.n, self.steps = n, steps
         columns = self.data.scores.shape[1]
-        self.action_space = Box(-1, 1, (columns,), np.float32)
-        self.observation_space = Box(0, 1, (columns * (len(_LEVELS) + 5),), np.float32)
+        self.action_space: gym.Space[Any] = Box(-1, 1, (columns,), np.float32)
+        self.observation_space: gym.Space[Any] = Box(0, 1, (columns * (len(_LEVELS) + 5),), np.float32)
         self.drawn = np.zeros((n, rows), dtype=np.int64)
         self.quantiles = np.zeros((n, columns, len(_LEVELS)))
         self.threshold = np.full((n, columns), 0.5)
@@ -82,7 +84,7 @@ class ThresholdGame:
         if apart == 0:
             return score(self.metric, decided, truth)
         rows = score(self.metric, *(values.reshape(-1, *values.shape[1 + apart :]) for values in (decided, truth)))
-        return rows.reshape(len(decided), -1).mean(1)
+        return np.asarray(rows.reshape(len(decided), -1).mean(1))
 
     def info(self) -> Info:
         """The last threshold, the counts and the metric at it, a number for each class or label."""
@@ -114,27 +116,28 @@ def histograms(
     names: Sequence[str],
     title: str,
 ) -> Frame:
-    """How the scores of each class or label lie, positives against negatives, and its threshold as a line."""
+    """How the scores of each class or label lie, as shares of its positives and negatives, and its threshold."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     across = ceil(sqrt(len(names)))
     down = ceil(len(names) / across)
     figure = Figure(figsize=(max(4.0, 2.2 * across), max(3.0, 1.8 * down)), dpi=100, layout="constrained")
-    panels = figure.subplots(down, across, squeeze=False).flat
-    for at, (panel, name) in enumerate(zip(panels, names, strict=False)):
-        of = scores[:, at]
-        sides = [of[~true[:, at]], of[true[:, at]]]
-        panel.hist(sides, np.linspace(0, 1, 21), stacked=True, color=_COLOURS, label=["negative", "positive"])
+    panels = figure.subplots(down, across, squeeze=False).ravel()
+    for at, (name, panel) in enumerate(zip(names, panels, strict=False)):
+        for of, side, colour in zip((~true[:, at], true[:, at]), ("negatives", "positives"), _COLOURS, strict=True):
+            share = np.full(of.sum(), 1 / max(of.sum(), 1))
+            panel.hist(scores[of, at], np.linspace(0, 1, 21), weights=share, color=colour, alpha=0.7, label=side)
         panel.axvline(threshold[at], color="black", linestyle="--")
-        panel.set(xlim=(0, 1), yticks=[])
-        panel.set_title(f"{name} > {threshold[at]:.2f}", fontsize=8, parse_math=False)
-    for panel in panels:
+        panel.set(xlim=(0, 1), ylim=(0, 1), yticks=[])
+        panel.set_title(f"{name}: above {threshold[at]:.2f}", fontsize=8, parse_math=False)
+    for panel in panels[len(names) :]:
         panel.set_axis_off()
+    panels[0].legend(fontsize=7, frameon=False, loc="upper right")
     figure.suptitle(title, fontsize=10, parse_math=False)
-    canvas = FigureCanvasAgg(figure)
+    canvas: Any = FigureCanvasAgg(figure)
     canvas.draw()
-    return np.array(canvas.buffer_rgba())[..., :3].copy()
+    return np.array(np.asarray(canvas.buffer_rgba())[..., :3])
 
 
 class ThresholdEnv(SingleEnv):
