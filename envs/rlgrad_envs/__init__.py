@@ -13,6 +13,9 @@ import gymnasium as gym
 _ENVIRONMENTS = {
     "BatchClassification": "batch_classification",
     "Classification": "classification",
+    "Segmentation": "segmentation",
+    "StepNetwork": "step_network",
+    "Threshold": "threshold",
 }
 
 for _name, _module in _ENVIRONMENTS.items():
