@@ -249,6 +249,8 @@ class StepNetworkEnv(SingleEnv):
         ((18,), MultiBinary(8))
     """
 
+    game: StepNetworkGame
+
     def __init__(
         self,
         *,
@@ -273,6 +275,8 @@ class StepNetworkVectorEnv(GameVectorEnv):
         num_envs: how many.
         autoreset_mode: as for :class:`rlgrad_envs.base.GameVectorEnv`.
     """
+
+    game: StepNetworkGame
 
     def __init__(
         self,

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix, f1_score, jaccard_score
@@ -21,14 +20,14 @@ def squares(count: int = 6, side: int = 5) -> tuple[np.ndarray, np.ndarray]:
     return images, rng.integers(2, size=(count, side, side))
 
 
-def played(env: gym.Env[Any, Any], seed: int = 0) -> tuple[np.ndarray, np.ndarray, float, dict[str, Any]]:
+def played(env: SegmentationEnv, seed: int = 0) -> tuple[np.ndarray, np.ndarray, float, dict[str, Any]]:
     """A random first step: the truth, the action, the reward and the info."""
     _, info = env.reset(seed=seed)
     action = np.random.default_rng(seed).integers(2, size=env.action_space.shape)
     _, reward, terminated, truncated, after = env.step(action)
     assert terminated
     assert not truncated
-    return env.unwrapped.game.masks[info["image"]].ravel(), action, reward, after
+    return env.game.masks[info["image"]].ravel(), action, reward, after
 
 
 @pytest.mark.parametrize(("name", "reference"), [("iou", jaccard_score), ("f1", f1_score)])
@@ -192,6 +191,8 @@ HOLED[2, 0, 1, 1] = np.nan
         ({"metric": lambda decision, target: 1 / 0}, RuntimeError, "lambda.* raised ZeroDivisionError"),
     ],
 )
-def test_bad_arguments_are_refused_at_construction(arguments: dict[str, Any], error: type[Exception], said: str) -> None:
+def test_bad_arguments_are_refused_at_construction(
+    arguments: dict[str, Any], error: type[Exception], said: str
+) -> None:
     with pytest.raises(error, match=said):
         SegmentationEnv(**arguments)

@@ -1,5 +1,6 @@
 """The environment of hard steps: the episode is a forward pass, as torch would make it, and its loss the reward."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from rlgrad_envs.step_network import StepNetworkEnv, StepNetworkVectorEnv, cross
 def network(widths: tuple[int, ...]) -> list[torch.nn.Linear]:
     """Layers of random weights, the last without a bias."""
     generator = torch.Generator().manual_seed(0)
-    layers = [torch.nn.Linear(a, b).double() for a, b in zip(widths, widths[1:], strict=False)]
+    layers = [torch.nn.Linear(a, b).double() for a, b in pairwise(widths)]
     for layer in layers:
         layer.weight.data = torch.randn(layer.weight.shape, generator=generator, dtype=torch.float64)
     return layers
@@ -144,6 +145,8 @@ def test_a_picture_shows_the_units_and_is_as_large_before_as_after() -> None:
         ({"metric": lambda decision, target: 1 / 0}, RuntimeError, "lambda.* raised ZeroDivisionError"),
     ],
 )
-def test_bad_arguments_are_refused_at_construction(arguments: dict[str, Any], error: type[Exception], said: str) -> None:
+def test_bad_arguments_are_refused_at_construction(
+    arguments: dict[str, Any], error: type[Exception], said: str
+) -> None:
     with pytest.raises(error, match=said):
         StepNetworkEnv(**arguments)
