@@ -96,6 +96,7 @@ def test_pixels_that_are_ignored_count_for_nothing(metric: Any) -> None:
         _, reward, _, _, after = env.step(action.ravel())
         rewards.add(reward)
         assert after["tp"] + after["fn"] == (truth[2:] == 1).sum()
+        assert after["fp"] == (action[2:] > truth[2:]).sum()
         assert after["fp"] + after["tn"] == (truth[2:] == 0).sum()
         assert reward == pytest.approx(jaccard_score(truth[2:].ravel(), action[2:].ravel())) or metric != "iou"
     assert len(rewards) == 1

@@ -112,8 +112,9 @@ def test_an_episode_is_of_one_sample_and_ends_after_its_steps() -> None:
     assert ends == [(False, False), (False, False), (True, False)]
     assert len(set(rewards)) == 1
     np.testing.assert_array_equal(env.game.drawn, rows)
-    env.reset()
+    _, info = env.reset()
     assert (env.game.drawn != rows).any()
+    assert info["threshold"] == 0.5
 
 
 def test_samples_are_drawn_with_replacement_from_all_rows() -> None:
