@@ -38,8 +38,9 @@ class Normaliser(nn.Module):
 
     def learn(self, observation: Float[Tensor, "rows *shape"]) -> None:
         """Take in more observations."""
-        seen = observation.double()
-        moments = seen.mean(0), seen.var(0, correction=0)
-        new = update_mean_var_count_from_moments(self.mean, self.variance, self.count, *moments, len(seen))
-        for buffer, value in zip((self.mean, self.variance, self.count), new, strict=True):
+        seen = observation.double().cpu().numpy()
+        buffers = self.mean, self.variance, self.count
+        known = (buffer.cpu().numpy() for buffer in buffers)
+        new = update_mean_var_count_from_moments(*known, seen.mean(0), seen.var(0), len(seen))
+        for buffer, value in zip(buffers, new, strict=True):
             buffer.copy_(torch.as_tensor(value))
