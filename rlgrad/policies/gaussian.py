@@ -14,7 +14,7 @@ from rlgrad.policies.shared import check_shape, open_uniform, per_item, wide
 # A standard deviation lies in [2e-9, 5e8]: its square, and the ratio of two such squares, are numbers in float32.
 _LOG_STD = 20.0
 # Beyond as many standard deviations from the mean a decision counts as that far: sums of its squares are numbers.
-_FAR = 1e15
+_FAR = 1e12
 
 
 class Gaussian:
