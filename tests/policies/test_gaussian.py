@@ -302,13 +302,13 @@ def test_a_mean_that_holds_the_own_reward_would_be_found_out() -> None:
 
 @pytest.mark.parametrize(
     ("name", "draws", "credit"),
-    [(name, draws, credit) for name in ("one", "one, bent") for draws, credit in ((1, none), (2, leave_one_out))]
-    + [("two", 1, none), ("two", 1, greedy)],
+    [(name, *how) for name in PROBLEMS for how in ((1, none), (1, greedy), (2, leave_one_out))],
 )
 def test_importance_weights_make_draws_of_an_earlier_policy_unbiased(name: str, draws: int, credit: Credit) -> None:
     logits, reward, _ = PROBLEMS[name]
+    nodes = 14 if name == "two" else 40  # the weights are no polynomials
     now = np.add(logits, [0.1, -0.1])
-    decision, probs = lists_of_draws(np.array(logits), 40, draws)
+    decision, probs = lists_of_draws(np.array(logits), nodes, draws)
     drew = torch.tensor(logits, dtype=torch.float64).expand(len(probs), -1, -1)
     again = importance_weighted.draw(Listed(drew, decision), reward, draws=draws, credit=credit)
     leaf = torch.tensor(now).expand(len(probs), -1, -1).clone().requires_grad_()
