@@ -103,6 +103,12 @@ class Gaussian:
             inside = self.logits[..., 1].abs() <= _LOG_STD
             return torch.stack([z / self.std, torch.where(inside, z.square() - 1, 0.0)], -1)
 
+    def distance(self, value: Float[Tensor, "... items"]) -> Float[Tensor, "... items"]:
+        """How many standard deviations a value lies above the mean."""
+        far = _FAR * self.std.detach()
+        # Not divided by std, whose derivative would square a small one.
+        return (value - self.mean).clamp(-far, far) * torch.exp(-self.log_std)
+
     def log_prob(self, decision: Float[Tensor, "... items"]) -> Float[Tensor, "... items"]:
         """Log of the density of each decision, with or without a draws axis.
 
@@ -130,9 +136,3 @@ class Gaussian:
             where = first_index(bad)
             raise ValueError(f"needed finite decisions, got {decision[where].item()} at {where}; pass what was drawn")
         return self.distance(decision.to(self.logits.dtype))
-
-    def distance(self, value: Float[Tensor, "... items"]) -> Float[Tensor, "... items"]:
-        """How many standard deviations a value lies above the mean."""
-        far = _FAR * self.std.detach()
-        # Not divided by std, whose derivative would square a small one.
-        return (value - self.mean).clamp(-far, far) * torch.exp(-self.log_std)
