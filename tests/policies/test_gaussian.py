@@ -1,4 +1,4 @@
-"""Real-valued decisions: against scipy, by quadrature, and at the ends of the number line."""
+"""Real-valued decisions: against scipy and torch.distributions, and at the ends of the number line."""
 
 import math
 from collections.abc import Callable
