@@ -28,6 +28,7 @@ _HOMES = {
     "CountMetric": "metrics",
     "Downstream": "metrics",
     "ExpectedLoss": "stochastic",
+    "Gaussian": "policies",
     "MetricLoss": "objective",
     "PlackettLuce": "policies",
     "Stage": "train",
@@ -57,6 +58,7 @@ if TYPE_CHECKING:  # the same names, for readers and type checkers
     from .objective import MetricLoss as MetricLoss
     from .policies import Bernoulli as Bernoulli
     from .policies import Categorical as Categorical
+    from .policies import Gaussian as Gaussian
     from .policies import PlackettLuce as PlackettLuce
     from .probing import probe as probe
     from .stochastic import ExpectedLoss as ExpectedLoss
