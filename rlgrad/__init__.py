@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 _MODULES = [
+    "agent",
     "auditing",
     "constrained",
     "credit",
@@ -31,6 +32,7 @@ _HOMES = {
     "Gaussian": "policies",
     "MetricLoss": "objective",
     "PlackettLuce": "policies",
+    "Reinforce": "agent",
     "Stage": "train",
     "audit": "auditing",
     "evaluate": "train",
@@ -40,6 +42,7 @@ _HOMES = {
 __all__ = ["__version__", *_MODULES, *_HOMES]
 
 if TYPE_CHECKING:  # the same names, for readers and type checkers
+    from . import agent as agent
     from . import auditing as auditing
     from . import constrained as constrained
     from . import credit as credit
@@ -52,6 +55,7 @@ if TYPE_CHECKING:  # the same names, for readers and type checkers
     from . import stochastic as stochastic
     from . import surrogates as surrogates
     from . import train as train
+    from .agent import Reinforce as Reinforce
     from .auditing import audit as audit
     from .metrics import CountMetric as CountMetric
     from .metrics import Downstream as Downstream

@@ -1,4 +1,4 @@
-"""REINFORCE for any Gymnasium environment, from the policies, the credits and the estimator of the rest of the library."""
+"""REINFORCE for any Gymnasium environment, by the policies, credits and estimator of the library."""
 
 from rlgrad.agent.environments import EnvironmentFailed as EnvironmentFailed
 from rlgrad.agent.history import Evaluation as Evaluation

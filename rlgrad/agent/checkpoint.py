@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from rlgrad.agent.history import History, Update
-from rlgrad.model.folder import check_finite, replacing_model, verify
 from rlgrad.model.folder import check_destination as check_model_destination
+from rlgrad.model.folder import check_finite, replacing_model, verify
 
 if TYPE_CHECKING:
     from rlgrad.agent.reinforce import Reinforce

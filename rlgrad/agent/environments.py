@@ -37,7 +37,9 @@ def vectorised(env: AnyEnv, episodes: int) -> VectorEnv[Any, Any, Any]:
     elif callable(env):
         envs = SyncVectorEnv([env] * episodes)
     else:
-        raise TypeError(f'needed an environment, a function that makes one, or an id, got {env!r}; "CartPole-v1" is one')
+        raise TypeError(
+            f'needed an environment, a function that makes one, or an id, got {env!r}; "CartPole-v1" is one'
+        )
     if episodes % envs.num_envs:
         raise ValueError(
             f"needed episodes that are a multiple of the {envs.num_envs} environments, got {episodes}; "
@@ -48,10 +50,10 @@ def vectorised(env: AnyEnv, episodes: int) -> VectorEnv[Any, Any, Any]:
 
 def _flat(envs: VectorEnv[Any, Any, Any]) -> VectorEnv[Any, Any, Any]:
     space = envs.single_observation_space
-    if isinstance(space, spaces.Box) and not np.issubdtype(space.dtype, np.complexfloating):  # type: ignore[arg-type]
+    if isinstance(space, spaces.Box) and not np.issubdtype(space.dtype, np.complexfloating):
         return envs
     if not space.is_np_flattenable:
         raise TypeError(
-            f"needed observations of a fixed number of numbers, got {space}; wrap the environment in one that encodes them"
+            f"needed observations of a fixed number of numbers, got {space}; wrap the environment to encode them"
         )
     return gym.wrappers.vector.FlattenObservation(envs)

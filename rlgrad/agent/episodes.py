@@ -45,6 +45,11 @@ class Episodes:
         return self.reward.sum(-1)
 
     @property
+    def ended(self) -> Bool[Tensor, "draws steps"]:
+        """Which step is the last of its episode."""
+        return self.ran & ~torch.cat([self.ran[:, 1:], torch.zeros_like(self.ran[:, :1])], 1)
+
+    @property
     def lengths(self) -> Shaped[Tensor, " draws"]:
         """Steps of each episode."""
         return self.ran.sum(-1)
@@ -74,7 +79,9 @@ def play(envs: VectorEnv[Any, Any, Any], act: Act, *, seeds: list[int], limit: i
     while running.any():
         decision, action = act(observation)
         seen, reward, ended, truncated, final = _step(envs, action, running, len(told))
-        told.append((observation, decision, torch.from_numpy(np.where(running, reward, 0.0)), torch.from_numpy(running)))
+        told.append(
+            (observation, decision, torch.from_numpy(np.where(running, reward, 0.0)), torch.from_numpy(running))
+        )
         stopped = running & (ended | truncated | (len(told) == limit))
         terminated |= running & ended
         last[torch.from_numpy(stopped)] = final[torch.from_numpy(stopped)]
@@ -119,10 +126,12 @@ def _reset(envs: VectorEnv[Any, Any, Any], seeds: list[int]) -> Tensor:
     # Native vector forms may take a single seed alone, which is then that of the first environment.
     consecutive = seeds == list(range(seeds[0], seeds[0] + len(seeds)))
     try:
-        observation, _ = envs.reset(seed=seeds[0] if consecutive else seeds)
-        return _numbers(observation)
+        seen, _ = envs.reset(seed=seeds[0] if consecutive else seeds)  # type: ignore[arg-type]
+        observation = _numbers(seen)
     except Exception as error:
         raise EnvironmentFailed(_told("its reset", error)) from error
+    _check_finite("observation", observation, np.ones(envs.num_envs, dtype=bool), "after its reset")
+    return observation
 
 
 def _step(
@@ -134,18 +143,13 @@ def _step(
         observation, reward = _numbers(seen), np.asarray(reward, dtype=float).reshape(envs.num_envs)
         ended, truncated = np.asarray(ended, dtype=bool), np.asarray(truncated, dtype=bool)
         final = observation.clone()
-        for at in np.flatnonzero(info.get("_final_obs", np.zeros(0))):
-            final[at] = _numbers(info["final_obs"][at])
+        for index in np.flatnonzero(info.get("_final_obs", np.zeros(0))):
+            final[int(index)] = _numbers(info["final_obs"][index])
     except Exception as error:
         raise EnvironmentFailed(_told(f"step {step + 1} of an episode", error)) from error
-    for what, values in (("reward", torch.from_numpy(reward)[:, None]), ("observation", final.flatten(1))):
-        bad = ~torch.isfinite(values) & torch.from_numpy(running)[:, None]
-        if bad.any():
-            at = int(bad.any(1).nonzero()[0])
-            raise EnvironmentFailed(
-                f"needed finite numbers, got {what} {values[bad][0].item()} from environment {at} in step {step + 1} "
-                "of its episode; mend the environment"
-            )
+    when = f"in step {step + 1} of its episode"
+    _check_finite("reward", torch.from_numpy(reward), running, when)
+    _check_finite("observation", final, running, when)
     return observation, reward, ended, truncated, final
 
 
@@ -157,6 +161,16 @@ def _after_end(envs: VectorEnv[Any, Any, Any], seen: Tensor, over: np.ndarray) -
         return _numbers(envs.reset(options={"reset_mask": over})[0])
     except Exception as error:
         raise EnvironmentFailed(_told("its reset", error)) from error
+
+
+def _check_finite(what: str, values: Tensor, running: np.ndarray, when: str) -> None:
+    bad = ~torch.isfinite(values.reshape(len(running), -1)) & torch.from_numpy(running)[:, None]
+    if bad.any():
+        at, entry = bad.nonzero()[0].tolist()
+        got = values.reshape(len(running), -1)[at, entry].item()
+        raise EnvironmentFailed(
+            f"needed finite numbers, got {got} in the {what} of environment {at} {when}; mend the environment"
+        )
 
 
 def _numbers(observation: Any) -> Tensor:

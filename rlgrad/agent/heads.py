@@ -57,7 +57,7 @@ class BinaryHead(Head):
 
     def action(self, decision: Shaped[Tensor, "rows items"]) -> np.ndarray:
         """Zeros and ones, in the shape of the space."""
-        return decision.cpu().numpy().reshape(-1, *self.space.shape).astype(self.space.dtype)  # type: ignore[misc]
+        return _shaped(decision.cpu().numpy(), self.space)
 
 
 class ChoiceHead(Head):
@@ -73,12 +73,13 @@ class ChoiceHead(Head):
         """One logit a choice; entries with fewer choices than others have the rest masked."""
         parts = output.split(self.choices, -1)
         most = max(self.choices)
-        return Categorical(torch.stack([F.pad(part, (0, most - part.shape[-1]), value=-torch.inf) for part in parts], -2))
+        return Categorical(
+            torch.stack([F.pad(part, (0, most - part.shape[-1]), value=-torch.inf) for part in parts], -2)
+        )
 
     def action(self, decision: Shaped[Tensor, "rows items"]) -> np.ndarray:
         """Numbers of choices, in the shape of the space, counted from its start."""
-        chosen = decision.cpu().numpy().reshape(-1, *self.space.shape)  # type: ignore[misc]
-        return (chosen + self.start).astype(self.space.dtype)
+        return _shaped(decision.cpu().numpy() + self.start.flatten(), self.space)
 
 
 class RealHead(Head):
@@ -91,9 +92,10 @@ class RealHead(Head):
     def __init__(self, space: spaces.Box) -> None:
         size = int(np.prod(space.shape))
         super().__init__(size, space)
+        low, high = space.low.flatten().astype(float), space.high.flatten().astype(float)
         bounded = space.is_bounded("both")
-        self.centre = (space.high.astype(float) + space.low) / 2 if bounded else np.zeros(space.shape)
-        self.unit = (space.high.astype(float) - space.low) / 2 if bounded else np.ones(space.shape)
+        self.centre = (low + high) / 2 if bounded else np.zeros(size)
+        self.unit = (high - low) / 2 if bounded else np.ones(size)
         self.log_spread = nn.Parameter(torch.full((size,), -0.5))
 
     def policy(self, output: Float[Tensor, "rows items"]) -> Gaussian:
@@ -102,10 +104,9 @@ class RealHead(Head):
 
     def action(self, decision: Shaped[Tensor, "rows items"]) -> np.ndarray:
         """Numbers within the box, in its shape."""
-        space = self.space
-        assert isinstance(space, spaces.Box)
-        wanted = self.centre + self.unit * decision.double().cpu().numpy().reshape(-1, *space.shape)
-        return np.clip(wanted, space.low, space.high).astype(space.dtype)
+        assert isinstance(self.space, spaces.Box)
+        wanted = self.centre + self.unit * decision.double().cpu().numpy()
+        return _shaped(np.clip(wanted, self.space.low.flatten(), self.space.high.flatten()), self.space)
 
 
 def head_for(space: spaces.Space) -> Head:  # type: ignore[type-arg]
@@ -126,9 +127,14 @@ def head_for(space: spaces.Space) -> Head:  # type: ignore[type-arg]
         return BinaryHead(space)
     if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
         return ChoiceHead(space)
-    if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):  # type: ignore[arg-type]
+    if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
         return RealHead(space)
     raise TypeError(
         f"needed actions that are Discrete, MultiDiscrete, MultiBinary or a Box of real numbers, got {space}; "
         "wrap the environment in one that translates its actions"
     )
+
+
+def _shaped(numbers: np.ndarray, space: spaces.Space) -> np.ndarray:  # type: ignore[type-arg]
+    """One row of numbers an action, in the shape and the type that the space has."""
+    return np.asarray(numbers, dtype=space.dtype).reshape(len(numbers), *(space.shape or ()))

@@ -18,7 +18,7 @@ class Normaliser(nn.Module):
         >>> normalise = Normaliser((1,))
         >>> normalise.learn(torch.tensor([[1.0], [3.0]]))
         >>> normalise(torch.tensor([[3.0]]))
-        tensor([[1.0000]])
+        tensor([[1.]])
     """
 
     mean: Tensor
@@ -40,7 +40,8 @@ class Normaliser(nn.Module):
         """Take in more observations."""
         seen = observation.double().cpu().numpy()
         buffers = self.mean, self.variance, self.count
-        known = (buffer.cpu().numpy() for buffer in buffers)
-        new = update_mean_var_count_from_moments(*known, seen.mean(0), seen.var(0), len(seen))
+        mean, variance, count = (buffer.cpu().numpy() for buffer in buffers)
+        batch = seen.mean(0), seen.var(0), len(seen)
+        new = update_mean_var_count_from_moments(mean, variance, count, *batch)  # type: ignore[no-untyped-call]
         for buffer, value in zip(buffers, new, strict=True):
             buffer.copy_(torch.as_tensor(value))

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,10 +12,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rlgrad.agent import checkpoint
-from rlgrad.agent.environments import AnyEnv, EnvironmentFailed, vectorised
+from rlgrad.agent.environments import AnyEnv, vectorised
 from rlgrad.agent.episodes import Act, Episodes, joined, play
 from rlgrad.agent.heads import head_for
 from rlgrad.agent.history import Evaluation, History, Update
+from rlgrad.agent.networks import mlp
 from rlgrad.agent.normaliser import Normaliser
 from rlgrad.agent.value import Value
 from rlgrad.credit import (
@@ -23,7 +24,6 @@ from rlgrad.credit import (
     MovingAverage,
     Play,
     discounted_returns,
-    generalized_advantage,
     leave_one_out,
     leaves_one_out,
     none,
@@ -66,7 +66,8 @@ class Reinforce(nn.Module):
         discount: weight of the next step's reward against this one's.
         lr: learning rate.
         entropy: weight of the policy's entropy, in nats a step, added to the objective.
-        reuse: gradient steps for each update, on the same episodes.
+        reuse: gradient steps for each update, on the same episodes; by default 1, and 8 with a value, which has to keep
+            up with the policy.
         clip: of the ratios of probabilities, where episodes are used more than once; None for none.
         scale: divide the advantages by their root mean square and the sum over steps by their number, so that the
             gradient is of the same size whatever the rewards; without it the gradient is the plain one, unbiased.
@@ -102,7 +103,7 @@ class Reinforce(nn.Module):
         discount: float = 0.99,
         lr: float = 1e-2,
         entropy: float = 0.0,
-        reuse: int = 1,
+        reuse: int | None = None,
         clip: float | None = 0.2,
         scale: bool = True,
         max_grad_norm: float = 0.5,
@@ -112,8 +113,9 @@ class Reinforce(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        _check_numbers(episodes, discount, lr, entropy, reuse, max_grad_norm, max_episode_steps, seed)
         self.credit = _credit_named(credit)
+        reuse = (8 if isinstance(self.credit, Value) else 1) if reuse is None else reuse
+        _check_numbers(episodes, discount, lr, entropy, reuse, max_grad_norm, max_episode_steps, seed)
         if leaves_one_out(self.credit) and episodes < 2:
             raise ValueError(f"needed at least 2 episodes to leave one out, got {episodes}; raise episodes")
         self.envs = vectorised(env, episodes)
@@ -149,8 +151,7 @@ class Reinforce(nn.Module):
             True
         """
         act = self._mode if deterministic else self._drawn(torch.Generator().manual_seed(torch.seed()))
-        one: np.ndarray = act(torch.from_numpy(np.array(observation, dtype=np.float32))[None])[1][0]
-        return one
+        return np.asarray(act(torch.from_numpy(np.array(observation, dtype=np.float32))[None])[1][0])
 
     def update(self) -> Update:
         """Play this update's episodes and learn from them.
@@ -233,7 +234,8 @@ class Reinforce(nn.Module):
         """
         count = -(-episodes // self.envs.num_envs) * self.envs.num_envs
         key = self._key(_EVALUATING, seed)
-        acts = {"mode": self._mode, "draws": self._drawn(torch.Generator().manual_seed(key)), "random": self._random(key)}
+        drawn = self._drawn(torch.Generator().manual_seed(key))
+        acts: dict[str, Act] = {"mode": self._mode, "draws": drawn, "random": self._random(key)}
         if by not in acts:
             raise ValueError(f'needed by="mode", "draws" or "random", got {by!r}')
         played = self._play(acts[by], count, key)
@@ -310,21 +312,23 @@ class Reinforce(nn.Module):
         size = advantage.square().mean().sqrt() if self.scale else 1.0
         advantage = advantage / (size or 1.0)
         share = 1 / len(seen) if self.scale else 1 / len(ran)
-        policy = self._policy(seen)
+        policy, critic = self._policy(seen), self.credit
         before = policy.entropy().detach().sum() / len(seen)  # type: ignore[union-attr]
 
         def score(decision: Tensor) -> Tensor:  # the play is over: its returns are known for what was decided alone
             return target[None]
 
         def surprise(reward: Tensor, play: Play | None) -> Tensor:
-            return target[None] - self._value(seen)
+            assert isinstance(critic, Value)
+            expected: Tensor = critic(seen)
+            return target[None] - expected
 
         again = importance_weighted(
             Play(kind_of(policy)(policy.logits.detach().clone()), decision, score),
             target[None],
             advantage[None],
             clip=self.clip,
-            critic=surprise if isinstance(self.credit, Value) else None,
+            critic=surprise if isinstance(critic, Value) else None,
         )
         norms = []
         for repeat in range(self.reuse):
@@ -339,40 +343,15 @@ class Reinforce(nn.Module):
         return before.item(), sum(norms) / len(norms)
 
     def _credited(self, episodes: Episodes) -> tuple[Tensor, Tensor]:
-        """The advantage of each step, and what its value should have been: the return to go."""
+        """The advantage of each step, and the return to go that a value of its observation should have foreseen."""
         reward, ran = episodes.reward, episodes.ran
         if isinstance(self.credit, Value):
-            value, following = self._values(episodes)
-            ended = ran & ~torch.cat([ran[:, 1:], torch.zeros_like(ran[:, :1])], 1)
-            advantage = generalized_advantage(
-                reward, value, following, ended=ended, discount=self.discount, decay=self.credit.decay
-            )
-            return advantage[ran].float(), (advantage + value)[ran].float()
+            seen, last = self._seen(episodes.observation[ran]), self._seen(episodes.last)
+            return self.credit.advantage(episodes, seen, last, discount=self.discount)
         returns = discounted_returns(reward, self.discount)
         if isinstance(self.credit, MovingAverage):  # an average over steps, not over what comes after an episode
             return self.credit(returns[ran], None).float(), returns[ran].float()
         return self.credit(returns, None)[ran].float(), returns[ran].float()
-
-    def _values(self, episodes: Episodes) -> tuple[Tensor, Tensor]:
-        """The value of each observation, ``draws steps``, and of the one after it: 0 after the end of an episode."""
-        with torch.no_grad():
-            value = torch.zeros_like(episodes.reward)
-            value[episodes.ran] = self._value(self._seen(episodes.observation[episodes.ran])).to(value)
-            last = self._value(self._seen(episodes.last)).to(value) * ~episodes.terminated
-        following = torch.cat([value[:, 1:], torch.zeros_like(value[:, :1])], 1)
-        following[torch.arange(len(last)), episodes.lengths - 1] = last
-        return value, following
-
-    def _value(self, seen: Tensor) -> Tensor:
-        assert isinstance(self.credit, Value)
-        assert self.credit.network is not None
-        value: Tensor = self.credit.network(seen)
-        if value.shape not in ((len(seen),), (len(seen), 1)):
-            raise ValueError(
-                f"needed values of shape ({len(seen)},) or ({len(seen)}, 1) from the network of values, got "
-                f"{tuple(value.shape)}; end it so"
-            )
-        return value.reshape(len(seen))
 
     def _clipped(self) -> float:
         """Scale down large gradients, those of the policy and of the value each by themselves; the policy's norm."""
@@ -388,33 +367,6 @@ class Reinforce(nn.Module):
                 f"needed a finite gradient, got another in update {self.history.last.update + 1}; the weights are as "
                 "they were before it; lower lr, or look at the size of the rewards"
             ) from error
-
-
-def mlp(shape: tuple[int, ...], outputs: int, *, seed: int, last: float = 1.0) -> nn.Sequential:
-    """The usual network of observations: two layers of 64 tanh units, and a linear one.
-
-    Args:
-        shape: of an observation.
-        outputs: how many.
-        seed: of the initial weights.
-        last: factor of the last layer's initial weights; small for a policy that begins by trying everything.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = nn.Sequential(
-            nn.Flatten(),
-            nn.Linear(math.prod(shape), 64),
-            nn.Tanh(),
-            nn.Linear(64, 64),
-            nn.Tanh(),
-            nn.Linear(64, outputs),
-        )
-    output = network[-1]
-    assert isinstance(output, nn.Linear)
-    with torch.no_grad():
-        output.weight.mul_(last)
-        output.bias.zero_()
-    return network
 
 
 def _credit_named(credit: str | Credit | Value) -> Credit | Value:
@@ -447,7 +399,7 @@ def _check_numbers(
         raise ValueError(f"needed a discount from 0 to 1, got {discount}; 0.99 is usual")
     if not 0 < lr < math.inf:
         raise ValueError(f"needed a positive finite lr, got {lr}")
-    if not 0 < max_grad_norm:
+    if not max_grad_norm > 0:
         raise ValueError(f"needed a positive max_grad_norm, got {max_grad_norm}; math.inf leaves gradients as they are")
     if not 0 <= entropy < math.inf:
         raise ValueError(f"needed an entropy weight of at least 0, got {entropy}")
