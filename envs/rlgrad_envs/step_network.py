@@ -57,6 +57,7 @@ class StepNetworkGame:
         self.fires = np.zeros((n, batch_size, units), dtype=bool)
         self.layer = np.zeros(n, dtype=np.int64)
         self.value, self.loss = np.zeros(n), np.zeros(n)
+        self._judge(np.array([0]))  # a metric that fails does so now
 
     def begin(self, which: Episodes, rngs: Sequence[np.random.Generator]) -> None:
         """Draw the rows of each episode, with no unit firing yet."""
@@ -248,6 +249,8 @@ class StepNetworkEnv(SingleEnv):
         ((18,), MultiBinary(8))
     """
 
+    game: StepNetworkGame
+
     def __init__(
         self,
         *,
@@ -272,6 +275,8 @@ class StepNetworkVectorEnv(GameVectorEnv):
         num_envs: how many.
         autoreset_mode: as for :class:`rlgrad_envs.base.GameVectorEnv`.
     """
+
+    game: StepNetworkGame
 
     def __init__(
         self,
