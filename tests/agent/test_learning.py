@@ -213,7 +213,8 @@ def ppo(weight: Tensor, episodes: Episodes, *, reuse: int, clip: float | None, l
             new_logits, old_logits = (each @ episodes.observation[i, t].double() for each in (w, old))
             yes = decisions[i, t].double()
             log_new, log_old = (
-                -nn.functional.binary_cross_entropy_with_logits(z, yes, reduction="sum") for z in (new_logits, old_logits)
+                -nn.functional.binary_cross_entropy_with_logits(z, yes, reduction="sum")
+                for z in (new_logits, old_logits)
             )
             ratio, advantage = (log_new - log_old).exp(), returns[i, t] - returns[1 - i, t]
             bounded = ratio if clip is None else ratio.clamp(1 - clip, 1 + clip)
