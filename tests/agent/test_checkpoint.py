@@ -289,7 +289,7 @@ def test_a_file_that_is_missing_is_named(name: str, folder: Path) -> None:
     (folder / name).unlink()
     with pytest.raises(FileNotFoundError, match=rf"^needed .* got .*{name if name != 'state.safetensors' else ''}"):
         made().load(folder)
-    with pytest.raises(FileNotFoundError, match="^needed "):
+    with pytest.raises(FileNotFoundError, match=r"^needed "):
         made().load(folder / "nowhere")
 
 
@@ -351,7 +351,7 @@ def test_weights_that_are_not_finite_are_not_saved_over_others(folder: Path) -> 
     agent = made()
     with torch.no_grad():
         next(agent.parameters()).fill_(math.nan)
-    with pytest.raises(ValueError, match="^needed finite weights, got others for .* in the agent"):
+    with pytest.raises(ValueError, match=r"^needed finite weights, got others for .* in the agent"):
         agent.save(folder)
     made().load(folder)
 

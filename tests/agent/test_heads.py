@@ -162,7 +162,5 @@ def test_other_actions_are_refused_when_the_agent_is_made(space: spaces.Space[An
 @pytest.mark.parametrize("shape", [(2, 3), (2,), (2, 4, 1), ()])
 def test_outputs_of_another_shape_are_told(shape: tuple[int, ...]) -> None:
     head = head_for(spaces.MultiBinary(4))
-    with pytest.raises(
-        ValueError, match=r"^needed outputs of shape \(rows, 4\) .* got \(.*\) float32; end the network"
-    ):
+    with pytest.raises(ValueError, match=r"^needed outputs of shape \(rows, 4\) .* got \(.*\) float32; end the"):
         head(torch.zeros(shape))
