@@ -222,9 +222,13 @@ def flipped(path: Path) -> None:
     path.write_bytes(content)
 
 
-def edited(path: Path, **changes: Any) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+def rewritten(path: Path, content: str) -> None:
+    path.write_text(content)
     summed(path.parent)
+
+
+def edited(path: Path, **changes: Any) -> None:
+    rewritten(path, json.dumps({**json.loads(path.read_text()), **changes}))
 
 
 def with_tensors(path: Path, change: Any) -> None:
@@ -245,10 +249,10 @@ DAMAGES: dict[str, Any] = {
     "description cut": lambda f: cut(f / "agent.json"),
     "description flipped": lambda f: flipped(f / "agent.json"),
     "sums cut": lambda f: cut(f / "SHA256SUMS"),
-    "state cut and summed": lambda f: (cut(f / "state.safetensors"), summed(f)),
-    "no JSON": lambda f: ((f / "agent.json").write_text("{"), summed(f)),
-    "no description": lambda f: ((f / "agent.json").write_text("[]"), summed(f)),
-    "deep": lambda f: ((f / "agent.json").write_text("[" * 100_000), summed(f)),
+    "state of text": lambda f: rewritten(f / "state.safetensors", "x" * 1000),
+    "no JSON": lambda f: rewritten(f / "agent.json", "{"),
+    "no description": lambda f: rewritten(f / "agent.json", "[]"),
+    "deep": lambda f: rewritten(f / "agent.json", "[" * 100_000),
     "format": lambda f: edited(f / "agent.json", format=2),
     "task": lambda f: edited(f / "agent.json", task="table"),
     "history": lambda f: edited(f / "agent.json", history=[{"update": 1}]),

@@ -105,5 +105,5 @@ def test_bad_values_are_told() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.weight * x[:, 0] * math.nan
 
-    with pytest.raises(ValueError, match="^needed finite values, got nan"):
+    with pytest.raises(ValueError, match=r"^needed finite values, got nan"):
         Reinforce("CartPole-v1", None, Value(Broken()), episodes=2).update()
