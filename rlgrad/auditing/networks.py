@@ -131,7 +131,7 @@ def audit_network(
         >>> network = nn.Sequential(nn.Linear(2, 3), Step(backward=policy_gradient()), nn.Linear(3, 2))
         >>> x, y = torch.randn(8, 2), torch.arange(8) % 2
         >>> chosen = {"estimators": {"disarm": disarm(2)}, "rules": {"arctan": "arctan"}}
-        >>> found = audit_network(network, x, y, **chosen, estimates=100, seconds=60)
+        >>> found = audit_network(network, x, y, **chosen, estimates=100, seconds=60.0)
         >>> found.truth, found["disarm"].biased, found["arctan"].biased
         ('every outcome, listed', False, True)
     """
