@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 _MODULES = [
+    "agent",
     "auditing",
     "constrained",
     "credit",
@@ -28,8 +29,10 @@ _HOMES = {
     "CountMetric": "metrics",
     "Downstream": "metrics",
     "ExpectedLoss": "stochastic",
+    "Gaussian": "policies",
     "MetricLoss": "objective",
     "PlackettLuce": "policies",
+    "Reinforce": "agent",
     "Stage": "train",
     "audit": "auditing",
     "evaluate": "train",
@@ -39,6 +42,7 @@ _HOMES = {
 __all__ = ["__version__", *_MODULES, *_HOMES]
 
 if TYPE_CHECKING:  # the same names, for readers and type checkers
+    from . import agent as agent
     from . import auditing as auditing
     from . import constrained as constrained
     from . import credit as credit
@@ -51,12 +55,14 @@ if TYPE_CHECKING:  # the same names, for readers and type checkers
     from . import stochastic as stochastic
     from . import surrogates as surrogates
     from . import train as train
+    from .agent import Reinforce as Reinforce
     from .auditing import audit as audit
     from .metrics import CountMetric as CountMetric
     from .metrics import Downstream as Downstream
     from .objective import MetricLoss as MetricLoss
     from .policies import Bernoulli as Bernoulli
     from .policies import Categorical as Categorical
+    from .policies import Gaussian as Gaussian
     from .policies import PlackettLuce as PlackettLuce
     from .probing import probe as probe
     from .stochastic import ExpectedLoss as ExpectedLoss

@@ -30,7 +30,7 @@ from rlgrad.metrics import (
     as_metric,
     flat_items,
 )
-from rlgrad.policies import Bernoulli, Categorical, PlackettLuce, Policy
+from rlgrad.policies import Bernoulli, Categorical, Gaussian, PlackettLuce, Policy
 from rlgrad.policies import PolicyType as PolicyType
 from rlgrad.scope import Rest, check_sums, counted_in_batch, joined, parts_of, with_rest
 
@@ -94,8 +94,8 @@ class MetricLoss(nn.Module):
         reduction.
 
     Raises:
-        TypeError: the metric or the estimator is nothing of the kind, or the metric no formula of sums for
-            ``scope="data"``; a wrong dtype.
+        TypeError: the metric or the estimator is nothing of the kind, the policy draws real numbers, which no metric
+            scores, or the metric is no formula of sums for ``scope="data"``; a wrong dtype.
         ValueError: an unknown name; on use, shapes that differ, NaN logits, targets other than 0 and 1, rows of a
             single item (a trailing axis of size one that should be squeezed away).
 
@@ -133,6 +133,11 @@ class MetricLoss(nn.Module):
         self.estimator = (
             usual_estimator(self.metric, self.policy) if estimator == "auto" else as_estimator(estimator, also="auto, ")
         )
+        if self.policy is Gaussian:
+            raise TypeError(
+                f"needed a policy whose decisions {self.metric!r} scores, got Gaussian, which draws real numbers; call "
+                "score_function with a function of them"
+            )
         self.auto = estimator == "auto"
         self.credit = learning_credit(self.estimator)
         self.reduction = reduction

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rlgrad import policies
-from rlgrad.policies import Bernoulli, Categorical, Policy, kl_divergence
+from rlgrad.policies import Bernoulli, Categorical, Gaussian, Policy, kl_divergence
 
 INF = math.inf
 
@@ -276,10 +276,11 @@ def test_the_ends_of_the_uniform_draw_nothing_impossible(uniform: float, monkeyp
     assert Categorical(masked).sample(1).tolist() == [[1 if uniform == 0 else 3, 3]]
 
 
-POLICIES = [Bernoulli(normal(3, 5)), Categorical(normal(3, 5))]
+POLICIES = [Bernoulli(normal(3, 5)), Categorical(normal(3, 5)), Gaussian(normal(3, 2))]
+IDS = ["yes/no", "classes", "numbers"]
 
 
-@pytest.mark.parametrize("policy", POLICIES, ids=["yes/no", "classes"])
+@pytest.mark.parametrize("policy", POLICIES, ids=IDS)
 def test_a_sample_is_what_its_noise_decides(policy: Policy) -> None:
     noise = policy.uniform(20, generator=torch.Generator().manual_seed(7))
     sample = policy.sample(20, generator=torch.Generator().manual_seed(7))
@@ -337,11 +338,14 @@ def test_decide_has_its_edge_at_the_probability() -> None:
 
 
 def test_decisions_carry_no_gradient() -> None:
-    for policy in (Bernoulli(normal(3, 5).requires_grad_()), Categorical(normal(3, 5).requires_grad_())):
-        noise = policy.uniform(2)
+    for policy in (Bernoulli, Categorical, Gaussian):
+        made = policy(normal(3, 2).requires_grad_())
+        noise = made.uniform(2)
         assert not noise.requires_grad
-        assert not policy.decide(noise).requires_grad
-        assert not policy.encode(policy.decide(noise)).requires_grad
+        assert not made.decide(noise).requires_grad
+        assert not made.mode.requires_grad
+        assert not made.surprise(made.decide(noise)).requires_grad
+        assert isinstance(made, Gaussian) or not made.encode(made.decide(noise)).requires_grad
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
@@ -372,7 +376,7 @@ def test_decisions_are_independent(generator: torch.Generator) -> None:
         assert (between.mean(-1).abs() < 6 / math.sqrt(50_000)).all()
 
 
-@pytest.mark.parametrize("policy", [Bernoulli(normal(3, 5)), Categorical(normal(3, 5))], ids=["yes/no", "classes"])
+@pytest.mark.parametrize("policy", POLICIES, ids=IDS)
 def test_a_generator_determines_the_draws_and_the_global_one_is_left_alone(policy: Policy) -> None:
     before = torch.get_rng_state()
     first = policy.sample(20, generator=torch.Generator().manual_seed(7))
@@ -383,7 +387,7 @@ def test_a_generator_determines_the_draws_and_the_global_one_is_left_alone(polic
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("policy", [Bernoulli(normal(3, 5)), Categorical(normal(3, 5))], ids=["yes/no", "classes"])
+@pytest.mark.parametrize("policy", POLICIES, ids=IDS)
 def test_without_a_generator_the_global_one_is_drawn_from(policy: Policy) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
@@ -398,7 +402,10 @@ def test_more_than_two_to_the_24th_classes(generator: torch.Generator) -> None:
     assert Categorical(logits).sample(3, generator=generator).tolist() == [[2**24 + 1]] * 3
 
 
-@pytest.mark.parametrize(("policy", "shape"), [(Bernoulli, (2, 0)), (Categorical, (2, 0, 3)), (Bernoulli, (0, 3))])
+@pytest.mark.parametrize(
+    ("policy", "shape"),
+    [(Bernoulli, (2, 0)), (Categorical, (2, 0, 3)), (Bernoulli, (0, 3)), (Gaussian, (2, 0, 2)), (Gaussian, (0, 3, 2))],
+)
 def test_no_items_at_all(policy: type[Policy], shape: tuple[int, ...], generator: torch.Generator) -> None:
     made = policy(torch.zeros(shape, requires_grad=True))
     decision = made.sample(4, generator=generator)
@@ -450,7 +457,7 @@ def test_slices_cover_every_draw_once(
     assert [draw for part in parts for draw in range(draws)[part]] == list(range(draws))
 
 
-@pytest.mark.parametrize("policy", [Bernoulli, Categorical])
+@pytest.mark.parametrize("policy", [Bernoulli, Categorical, Gaussian])
 @pytest.mark.parametrize("layout", ["transposed", "strided", "expanded", "channels last"])
 def test_the_layout_in_memory_does_not_matter(policy: type[Policy], layout: str) -> None:
     logits = {
@@ -459,6 +466,7 @@ def test_the_layout_in_memory_does_not_matter(policy: type[Policy], layout: str)
         "expanded": normal(5, 4).expand(3, 5, 4),
         "channels last": normal(3, 5, 2, 2).to(memory_format=torch.channels_last).flatten(2),
     }[layout]
+    logits = logits[..., :2] if policy is Gaussian else logits
     assert not logits.is_contiguous()
     results = []
     for z in (logits, logits.contiguous()):
@@ -476,17 +484,21 @@ def test_the_layout_in_memory_does_not_matter(policy: type[Policy], layout: str)
 @pytest.mark.usefixtures("as_a_user")
 @pytest.mark.parametrize("shape", [(4, 1), (4,), (1, 3), (3, 2), (5, 4, 3), ()])
 def test_a_decision_is_not_broadcast(shape: tuple[int, ...]) -> None:
-    for policy in (Bernoulli(torch.zeros(2, 3)), Categorical(torch.zeros(2, 3, 4))):
+    for policy, dtype in (
+        (Bernoulli(torch.zeros(2, 3)), torch.bool),
+        (Categorical(torch.zeros(2, 3, 4)), torch.long),
+        (Gaussian(torch.zeros(2, 3, 2)), torch.float32),
+    ):
         with pytest.raises(
             ValueError, match=r"^needed decisions of shape \(\*draws, 2, 3\), got .*nothing is broadcast"
         ):
-            policy.log_prob(torch.zeros(shape, dtype=torch.bool if isinstance(policy, Bernoulli) else torch.long))
+            policy.log_prob(torch.zeros(shape, dtype=dtype))
 
 
 @pytest.mark.usefixtures("as_a_user")
 @pytest.mark.parametrize("shape", [(5,), (2,), (5, 1), (1, 2), (5, 2, 1), (5, 1, 3), (2, 5), (5, 3)])
 def test_a_weight_is_not_broadcast(shape: tuple[int, ...]) -> None:
-    for policy in (Bernoulli(torch.zeros(2, 3)), Categorical(torch.zeros(2, 3, 4))):
+    for policy in (Bernoulli(torch.zeros(2, 3)), Categorical(torch.zeros(2, 3, 4)), Gaussian(torch.zeros(2, 3, 2))):
         with pytest.raises(ValueError, match=r"^needed advantages of shape \(5, 2\) or \(5, 2, 3\), got "):
             policy.log_likelihood(policy.sample(5), torch.ones(shape))
 
@@ -504,8 +516,12 @@ def test_a_class_that_does_not_exist_is_named(wrong: int) -> None:
 def test_divergence_is_between_policies_of_one_kind_and_shape() -> None:
     with pytest.raises(TypeError, match=r"^needed two policies of one kind, got Bernoulli and Categorical"):
         kl_divergence(Bernoulli(torch.zeros(3)), Categorical(torch.zeros(3, 2)))
+    with pytest.raises(TypeError, match=r"^needed two policies of one kind, got Gaussian and Categorical"):
+        kl_divergence(Gaussian(torch.zeros(3, 2)), Categorical(torch.zeros(3, 2)))
     with pytest.raises(ValueError, match="nothing is broadcast"):
         kl_divergence(Bernoulli(torch.zeros(4, 1)), Bernoulli(torch.zeros(4)))
+    with pytest.raises(ValueError, match="nothing is broadcast"):
+        kl_divergence(Gaussian(torch.zeros(4, 1, 2)), Gaussian(torch.zeros(4, 2)))
 
 
 @pytest.mark.parametrize("logits", [torch.tensor([14.0, -14.0, 0.5]), torch.tensor([[14.0, 0.0], [-14.0, 0.0]])])

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rlgrad.estimators.surrogate import per_logit
 from rlgrad.metrics.counts import count_dtype
-from rlgrad.policies import Bernoulli, PlackettLuce, Policy, slices
+from rlgrad.policies import Bernoulli, PlackettLuce, Policy, independent, slices
 
 LIMIT = 1 << 16
 
@@ -18,10 +18,12 @@ def outcomes(policy: Policy, *, who: str) -> Shaped[Tensor, "outcomes items"]:
     """All lists of decisions that a row may hold, yes/no as bool, classes as integers, rankings as permutations.
 
     Raises:
+        TypeError: they cannot be listed, as real numbers.
         ValueError: there are more than 65536 of them.
     """
     if isinstance(policy, PlackettLuce):
         return _rankings(policy, who)
+    policy = independent(policy, who=who)
     yes_no = isinstance(policy, Bernoulli)
     items, classes = (policy.logits.shape[-1], 2) if yes_no else policy.logits.shape[-2:]
     if items * math.log2(max(classes, 1)) > math.log2(LIMIT):

@@ -128,7 +128,7 @@ class Downstream:
 
     def __call__(self, decision: Shaped[Tensor, "draws *batch items"]) -> Float[Tensor, "draws *batch"]:
         """Rewards of the decisions."""
-        if (self.classes is None) != (decision.dtype == torch.bool):
+        if decision.is_floating_point() or (self.classes is None) != (decision.dtype == torch.bool):
             raise ValueError(
                 f"needed {'yes/no' if self.classes is None else 'integer'} decisions for Downstream(..., "
                 f"classes={self.classes}), got {describe(decision)}; name the policy's classes, or None for Bernoulli"

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 SUMS = "SHA256SUMS"
-_NAMES = {"model.json", "preprocessing.skops", "weights.safetensors", SUMS}
+_NAMES = {"model.json", "preprocessing.skops", "weights.safetensors", "agent.json", "state.safetensors", SUMS}
 
 
 def check_destination(folder: str | Path, *, overwrite: bool) -> None:

@@ -3,13 +3,15 @@
 All policies offer ``mode``, ``sample``, ``log_prob``, ``log_likelihood``, the weighted sum of log-probabilities that
 carries a policy gradient, ``surprise``, the derivative of a log-probability, and the two halves of ``sample``,
 ``uniform`` and ``decide``, for estimators that use one noise twice. Those whose decisions are independent also have
-``probs``, ``entropy`` and ``encode``, decisions as the numbers that a network takes. Half-precision logits are computed
-in float32, under autocast too: the log-probability of many decisions is a long sum.
+``entropy``, and those that choose among outcomes ``probs`` and ``encode``, decisions as the numbers that a network
+takes. Half-precision logits are computed in float32, under autocast too: the log-probability of many decisions is a
+long sum.
 """
 
 from rlgrad.policies.bernoulli import Bernoulli as Bernoulli
 from rlgrad.policies.categorical import Categorical as Categorical
 from rlgrad.policies.divergence import kl_divergence as kl_divergence
+from rlgrad.policies.gaussian import Gaussian as Gaussian
 from rlgrad.policies.kinds import Independent as Independent
 from rlgrad.policies.kinds import Policy as Policy
 from rlgrad.policies.kinds import PolicyType as PolicyType

@@ -1,16 +1,17 @@
-"""Which policies there are, and which of them take their decisions one by one."""
+"""Which policies there are, and which of them choose among outcomes that can be listed, one by one."""
 
 from rlgrad.policies.bernoulli import Bernoulli
 from rlgrad.policies.categorical import Categorical
+from rlgrad.policies.gaussian import Gaussian
 from rlgrad.policies.plackett_luce import PlackettLuce
 
 Independent = Bernoulli | Categorical
-Policy = Independent | PlackettLuce
-PolicyType = type[Bernoulli] | type[Categorical] | type[PlackettLuce]
+Policy = Independent | PlackettLuce | Gaussian
+PolicyType = type[Bernoulli] | type[Categorical] | type[PlackettLuce] | type[Gaussian]
 
 
 def independent(policy: Policy, *, who: str) -> Independent:
-    """The policy, where its decisions are independent of one another, as those of a ranking are not.
+    """The policy, where its decisions are independent, as those of a ranking are not, and discrete, as numbers are not.
 
     Args:
         policy: of any kind.
@@ -21,8 +22,8 @@ def independent(policy: Policy, *, who: str) -> Independent:
     """
     if not isinstance(policy, Independent):
         raise TypeError(
-            f"{who} needed a policy of independent decisions, Bernoulli or Categorical, got {type(policy).__name__}; "
-            "use score_function, which takes any"
+            f"{who} needed a policy of independent decisions, yes/no or among classes (Bernoulli or Categorical), "
+            f"got {type(policy).__name__}; use score_function, which takes any"
         )
     return policy
 
@@ -35,4 +36,4 @@ def kind_of(policy: Policy) -> PolicyType:
         >>> kind_of(Bernoulli(torch.zeros(2))).__name__
         'Bernoulli'
     """
-    return next(kind for kind in (Bernoulli, Categorical, PlackettLuce) if isinstance(policy, kind))
+    return next(kind for kind in (Bernoulli, Categorical, PlackettLuce, Gaussian) if isinstance(policy, kind))

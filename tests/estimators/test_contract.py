@@ -33,7 +33,7 @@ from rlgrad.estimators import (
     unordered_set,
 )
 from rlgrad.metrics import Downstream, OpaqueMetric, Score, Scorer, f1
-from rlgrad.policies import Bernoulli, Categorical, Policy
+from rlgrad.policies import Bernoulli, Categorical, Gaussian, Policy
 
 
 class PerRow(nn.Module):
@@ -62,12 +62,13 @@ class Kind:
     least: int = 1
     pairs: bool = False
     classes: bool = True  # takes Categorical too
+    numbers: bool = False  # and Gaussian
     derivative: bool = False  # asks for the score between the decisions
     noisy_where_sure: bool = False  # a sure decision gets a share of the noise of the others
 
 
 KINDS = {
-    "score_function": Kind(lambda: score_function(draws=4), lambda n: score_function(draws=n), least=2),
+    "score_function": Kind(lambda: score_function(draws=4), lambda n: score_function(draws=n), least=2, numbers=True),
     "learned value": Kind(
         lambda: score_function(draws=4, credit=LearnedValue(PerRow())),
         lambda n: score_function(draws=n, credit=LearnedValue(PerRow())),
@@ -79,6 +80,7 @@ KINDS = {
         lambda: remembered,
         lambda n: importance_weighted.draw(Bernoulli(torch.zeros(3)), lambda b: b.float().sum(-1), draws=n),
         least=2,
+        numbers=True,
     ),
     "arm": Kind(lambda: arm(draws=4), lambda n: arm(draws=n), 2, pairs=True, classes=False, noisy_where_sure=True),
     "disarm": Kind(lambda: disarm(draws=4), lambda n: disarm(draws=n), 2, pairs=True, classes=False),
@@ -101,17 +103,18 @@ KINDS = {
     "gumbel_softmax, hard": Kind(
         lambda: gumbel_softmax(draws=2, hard=True), lambda n: gumbel_softmax(draws=n, hard=True), derivative=True
     ),
-    "spsa": Kind(lambda: spsa(draws=4), lambda n: spsa(draws=n), 2, pairs=True, noisy_where_sure=True),
+    "spsa": Kind(lambda: spsa(draws=4), lambda n: spsa(draws=n), 2, pairs=True, noisy_where_sure=True, numbers=True),
     "evolution_strategies": Kind(
         lambda: evolution_strategies(draws=4), lambda n: evolution_strategies(draws=n), 2, pairs=True,
-        noisy_where_sure=True,
+        noisy_where_sure=True, numbers=True,
     ),
 }  # fmt: skip
-BOTH = [
+WIDTH: dict[type[Policy], tuple[int, ...]] = {Bernoulli: (), Categorical: (3,), Gaussian: (2,)}  # logits of a decision
+EACH = [
     pytest.param(name, policy, id=f"{name}, {policy.__name__}")
     for name, kind in KINDS.items()
-    for policy in (Bernoulli, Categorical)
-    if kind.classes or policy is Bernoulli
+    for policy, takes in ((Bernoulli, True), (Categorical, kind.classes), (Gaussian, kind.numbers))
+    if takes
 ]
 SAMPLING = [name for name, kind in KINDS.items() if kind.of]
 ASKING = [name for name in KINDS if name != "exact"]
@@ -127,20 +130,25 @@ def test_every_estimator_is_here() -> None:
 def score_of(name: str, policy: type[Policy], target: Tensor, *, dtype: torch.dtype = torch.float32) -> Score:
     if name == "exact":
         return Scorer(f1, target)
-    return Downstream(
-        lambda b: (b.flatten(-2) if policy is Categorical else b).cumsum(-1).tanh().sum(-1),
-        classes=3 if policy is Categorical else None,
-        dtype=dtype,
-    )
+    return score_by(lambda b: b.cumsum(-1).tanh().sum(-1), policy, dtype=dtype)
+
+
+def score_by(function: Callable[[Tensor], Tensor], policy: type[Policy], *, dtype: torch.dtype | None = None) -> Score:
+    """A function of the decisions of a row, numbers or one-hot, as one vector."""
+    if policy is Gaussian:
+        return function
+    if policy is Categorical:
+        return Downstream(lambda b: function(b.flatten(-2)), classes=3, dtype=dtype)
+    return Downstream(function, dtype=dtype)
 
 
 def logits_of(policy: type[Policy], *batch: int, items: int = 4, dtype: torch.dtype = torch.float32) -> Tensor:
-    shape = (*batch, items, 3) if policy is Categorical else (*batch, items)
+    shape = (*batch, items, *WIDTH[policy])
     return torch.randn(shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64).to(dtype)
 
 
 def target_of(policy: type[Policy], logits: Tensor) -> Tensor:
-    shape = logits.shape[:-1] if policy is Categorical else logits.shape
+    shape = logits.shape[:-1] if WIDTH[policy] else logits.shape
     return (torch.arange(math.prod(shape)).reshape(shape) % 3 == 0).long()
 
 
@@ -165,7 +173,7 @@ def run(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("batch", [(), (3,), (2, 3)])
-@pytest.mark.parametrize(("name", "policy"), BOTH)
+@pytest.mark.parametrize(("name", "policy"), EACH)
 def test_one_estimate_for_each_row_in_the_dtype_of_the_logits(
     name: str, policy: type[Policy], batch: tuple[int, ...], dtype: torch.dtype
 ) -> None:
@@ -178,9 +186,9 @@ def test_one_estimate_for_each_row_in_the_dtype_of_the_logits(
 
 
 @pytest.mark.parametrize("shape", [(0,), (0, 3), (2, 0), (0, 0), (1,), (1, 1)])
-@pytest.mark.parametrize(("name", "policy"), BOTH)
+@pytest.mark.parametrize(("name", "policy"), EACH)
 def test_no_rows_no_items_and_a_single_one(name: str, policy: type[Policy], shape: tuple[int, ...]) -> None:
-    logits = torch.full((*shape, 3) if policy is Categorical else shape, 0.3)
+    logits = torch.full((*shape, *WIDTH[policy]), 0.3)
     value, gradient = run(name, policy, logits)
     assert value.shape == shape[:-1]
     assert gradient.shape == logits.shape
@@ -188,19 +196,17 @@ def test_no_rows_no_items_and_a_single_one(name: str, policy: type[Policy], shap
     assert torch.isfinite(gradient).all()
 
 
-@pytest.mark.parametrize(("name", "policy"), BOTH)
+@pytest.mark.parametrize(("name", "policy"), EACH)
 def test_autocast_and_half_precision(name: str, policy: type[Policy]) -> None:
-    encoder, classes = nn.Linear(2, 12 if policy is Categorical else 4), 3 if policy is Categorical else None
+    encoder = nn.Linear(2, 4 * math.prod(WIDTH[policy]))
     decoder = nn.Linear(12 if policy is Categorical else 4, 1)
     inputs = torch.randn(5, 2, generator=seeded())
     with torch.autocast("cpu", dtype=torch.bfloat16):
         logits = encoder(inputs)
         assert logits.dtype == torch.bfloat16
-        logits = logits.unflatten(-1, (4, 3)) if policy is Categorical else logits
+        logits = logits.unflatten(-1, (4, *WIDTH[policy]))
         logits.retain_grad()
-        score: Score = Downstream(
-            lambda b: decoder(b.flatten(-2) if policy is Categorical else b).squeeze(-1).tanh(), classes=classes
-        )
+        score = score_by(lambda b: decoder(b).squeeze(-1).tanh(), policy)
         if name == "exact":
             score = Scorer(f1, torch.ones(5, 4))
         value = KINDS[name].make()(policy(logits), score, generator=seeded())
@@ -219,7 +225,7 @@ def test_autocast_and_half_precision(name: str, policy: type[Policy]) -> None:
 # Randomness
 
 
-@pytest.mark.parametrize(("name", "policy"), BOTH)
+@pytest.mark.parametrize(("name", "policy"), EACH)
 def test_a_generator_determines_the_estimate_and_no_other_is_touched(name: str, policy: type[Policy]) -> None:
     before = torch.get_rng_state()
     logits = logits_of(policy, 3)
@@ -277,7 +283,7 @@ class Noise:
 torch_rand, torch_randn, torch_randint = torch.rand, torch.randn, torch.randint
 
 
-@pytest.mark.parametrize(("name", "policy"), BOTH)
+@pytest.mark.parametrize(("name", "policy"), EACH)
 def test_rows_are_apart(name: str, policy: type[Policy], monkeypatch: pytest.MonkeyPatch) -> None:
     """Every row of a batch has the value and gradient that it has alone, given the same noise."""
     logits = logits_of(policy, 3, dtype=torch.float64)
@@ -389,7 +395,7 @@ def test_a_policy_that_it_does_not_take_is_named(name: str) -> None:
 # Autograd
 
 
-@pytest.mark.parametrize(("name", "policy"), BOTH)
+@pytest.mark.parametrize(("name", "policy"), EACH)
 def test_without_gradient_the_value_is_the_same(name: str, policy: type[Policy]) -> None:
     logits = logits_of(policy, 3)
     score = score_of(name, policy, target_of(policy, logits))
@@ -402,7 +408,7 @@ def test_without_gradient_the_value_is_the_same(name: str, policy: type[Policy])
     torch.testing.assert_close(silent, value)
 
 
-@pytest.mark.parametrize(("name", "policy"), BOTH)
+@pytest.mark.parametrize(("name", "policy"), EACH)
 def test_a_graph_that_is_kept_serves_twice_and_scales(name: str, policy: type[Policy]) -> None:
     leaf = logits_of(policy, 3).requires_grad_()
     score = score_of(name, policy, target_of(policy, leaf))

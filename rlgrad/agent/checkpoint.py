@@ -1,0 +1,144 @@
+"""An agent on disk, as a folder of data: none of it is code, and checksums reveal damage.
+
+agent/agent.json             how the agent was made, and its history
+agent/state.safetensors      weights, normaliser, credit and optimizer
+agent/SHA256SUMS             of the two
+"""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from rlgrad.agent.history import History, Update
+from rlgrad.model.folder import check_destination as check_model_destination
+from rlgrad.model.folder import check_finite, replacing_model, verify
+
+if TYPE_CHECKING:
+    from rlgrad.agent.reinforce import Reinforce
+
+_FILES = ("agent.json", "state.safetensors")
+_FORMAT = 1
+_SETTINGS = ("episodes", "same_start", "discount", "entropy", "reuse", "clip", "scale", "max_grad_norm", "seed")
+
+
+def check_destination(agent: "Reinforce", folder: str | Path) -> None:
+    """Find out before learning whether the agent can be saved there.
+
+    Raises:
+        FileExistsError: there is something else than an agent, or one that was made otherwise or that has learned more.
+        OSError: no folder can be made there.
+    """
+    check_model_destination(folder, overwrite=True)
+    if not (Path(folder) / "agent.json").exists():
+        check_model_destination(folder, overwrite=False)
+        return
+    content = _read(Path(folder))
+    different = _different(agent, content)
+    if different or content["history"][-1:] != [asdict(each) for each in agent.history.updates][-1:]:
+        reason = f"made with {different}" if different else "with another history"
+        raise FileExistsError(f"needed a new folder, got {folder} with an agent {reason}; load it, or name another")
+
+
+def save(agent: "Reinforce", folder: str | Path) -> None:
+    """Write the folder, in place of an agent that was saved there before."""
+    from safetensors.torch import save_file
+
+    weights = {name: value.detach().contiguous().clone() for name, value in agent.state_dict().items()}
+    check_finite(weights, "the agent")
+    tensors, numbers = _optimizer_state(agent.optimizer)
+    content = {
+        "task": "agent",
+        "format": _FORMAT,
+        "made": _made(agent),
+        "optimizer": numbers,
+        "history": [asdict(update) for update in agent.history.updates],
+    }
+    with replacing_model(folder, _FILES, overwrite=(Path(folder) / "agent.json").exists()) as part:
+        save_file({**{f"agent.{name}": value for name, value in weights.items()}, **tensors}, part / _FILES[1])
+        (part / _FILES[0]).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def load(agent: "Reinforce", folder: str | Path) -> None:
+    """Give an agent the state that a folder holds."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    content = _read(Path(folder))
+    if different := _different(agent, content):
+        raise ValueError(f"needed an agent made like this one, got {folder} made with {different}; make this one so")
+    path = Path(folder) / _FILES[1]
+    try:
+        tensors = load_file(path)
+        weights = {name.removeprefix("agent."): value for name, value in tensors.items() if name.startswith("agent.")}
+        check_finite(weights, str(path))
+        history = History([Update(**update) for update in content["history"]])
+        optimizer = _optimizer_dict(agent.optimizer, tensors, content["optimizer"])
+        agent.load_state_dict(weights)
+        agent.optimizer.load_state_dict(optimizer)
+    except (LookupError, RuntimeError, SafetensorError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"needed the state of an agent like this one, got {path} ({reason})") from error
+    agent.history = history
+
+
+def _made(agent: "Reinforce") -> dict[str, Any]:
+    credit = agent.credit
+    name = getattr(credit, "__name__", type(credit).__name__)
+    return {
+        "env": agent.env_name,
+        "action_space": str(agent.envs.single_action_space),
+        "credit": name,
+        **{setting: getattr(agent, setting) for setting in _SETTINGS},
+        "max_episode_steps": agent.max_episode_steps,
+        "normalise": agent.normaliser is not None,
+        "optimizer": type(agent.optimizer).__name__,
+        "lr": agent.optimizer.param_groups[0]["lr"],
+    }
+
+
+def _different(agent: "Reinforce", content: dict[str, Any]) -> str:
+    made = _made(agent)
+    return ", ".join(
+        f"{name} {content['made'].get(name)!r} instead of {value!r}"
+        for name, value in made.items()
+        if content["made"].get(name) != value
+    )
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    verify(folder, _FILES)
+    path = folder / _FILES[0]
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if (content["task"], content["format"]) != ("agent", _FORMAT) or not isinstance(content["made"], dict):
+            raise ValueError(f"needed an agent of format {_FORMAT}")
+        return content
+    except (LookupError, RecursionError, TypeError, ValueError) as error:
+        raise ValueError(f"needed the description of an agent, got {path} ({error}); train it anew") from error
+
+
+def _optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Its tensors by name, and its other numbers."""
+    tensors, numbers = {}, {}
+    for index, state in optimizer.state_dict()["state"].items():
+        for name, value in state.items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer.{index}.{name}"] = value.detach().contiguous().clone()
+            else:
+                numbers[f"{index}.{name}"] = value
+    return tensors, numbers
+
+
+def _optimizer_dict(
+    optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], numbers: dict[str, Any]
+) -> dict[str, Any]:
+    state: dict[int, dict[str, Any]] = {}
+    saved = {name.removeprefix("optimizer."): value for name, value in tensors.items() if name.startswith("optimizer.")}
+    for key, value in {**saved, **numbers}.items():
+        index, _, name = key.partition(".")
+        state.setdefault(int(index), {})[name] = value
+    return {**optimizer.state_dict(), "state": state}
