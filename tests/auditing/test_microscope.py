@@ -138,7 +138,7 @@ def test_numbers_repeat() -> None:
 
 
 def test_time_ends_a_run() -> None:
-    result = audit(LOGITS, TARGET, f1, {"a": counterfactual()}, {}, estimates=10**6, seconds=0.05)
+    result = audit(LOGITS, TARGET, f1, {"a": counterfactual()}, {}, estimates=10**6, seconds=0.5)
     made = result["a"].estimates
     assert made is not None
     assert 16 <= made < 10**5
