@@ -50,8 +50,8 @@ PAGE = """# CartPole-v1: which credit, and how soon
 
 Written by `python scripts/cartpole.py --seeds {seeds}`.
 
-CartPole-v1 counts as solved where the mean return over {episodes} fresh episodes of the deterministic policy is at least
-{solved:g}. It is asked every {every:,} steps of learning, of all alike and not on their time. Steps are all that
+CartPole-v1 counts as solved where the mean return over {episodes} fresh episodes of the deterministic policy is at
+least {solved:g}. It is asked every {every:,} steps of learning, of all alike and not on their time. Steps are all that
 environments were asked for; where episodes are played side by side, those of environments that wait for the others to
 end are among them.
 
@@ -59,8 +59,8 @@ end are among them.
 
 {table}
 
-Medians over {seeds} seeds, with the least and the most in brackets; a run that did not solve it counts as worse than any
-that did. *At the end* is the mean return of the last evaluation, after {steps:,} steps, so that it shows whether a
+Medians over {seeds} seeds, with the least and the most in brackets; a run that did not solve it counts as worse than
+any that did. *At the end* is the mean return of the last evaluation, after {steps:,} steps, so that it shows whether a
 policy that was good stayed so; that of Stable-Baselines3 is the evaluation at which its run was stopped, solved or out
 of its published budget. All ours have the defaults of `Reinforce`: 16 episodes an update, Adam at 0.01, discount 0.99,
 64-64 tanh units; `value` takes 8 gradient steps an update (its default), the others one. These defaults were chosen on
@@ -71,9 +71,9 @@ on the environments that it has.
 
 ![Learning curves](cartpole.svg)
 
-Each thin line is a seed, the mean return of an update's episodes, whose actions are drawn. What the credits have in common
-is the gradient: all are unbiased but for `value`, which leans on what it has learned. They differ in noise alone, and
-that decides.
+Each thin line is a seed, the mean return of an update's episodes, whose actions are drawn. What the credits have in
+common is the gradient: all are unbiased but for `value`, which leans on what it has learned. They differ in noise
+alone, and that decides.
 """
 
 
@@ -175,8 +175,8 @@ def answer(runs: dict[str, list[dict[str, Any]]]) -> str:
     best = min(runs, key=lambda method: typical(method, "steps"))
     counts = {method: sum(solved(run) is not None for run in of) for method, of in runs.items()}
     text = (
-        f"By steps `{best}` was first: it solved CartPole in {counts[best]} of {len(runs[best])} seeds, in the median after "
-        f"{typical(best, 'steps'):,.0f} steps and {typical(best, 'seconds'):.1f} seconds."
+        f"By steps `{best}` was first: it solved CartPole in {counts[best]} of {len(runs[best])} seeds, in the median "
+        f"after {typical(best, 'steps'):,.0f} steps and {typical(best, 'seconds'):.1f} seconds."
     )
     for method in METHODS:
         if method.startswith("Stable"):
@@ -222,7 +222,7 @@ def main() -> None:
         answer=answer(runs),
     )  # fmt: skip
     curves = {method: [run["updates"] for run in runs[method]] for method in CREDITS}
-    learning_curves(curves, arguments.out.with_name("cartpole.svg"), threshold=SOLVED, title=ENV)
+    learning_curves(curves, arguments.out.with_name("cartpole.svg"), title=ENV, levels={"solved": SOLVED})
     with replacing(arguments.out) as file:
         file.write(page.encode())
 

@@ -57,11 +57,11 @@ envs = gym.make_vec("rlgrad_envs:rlgrad/BatchClassification-v0", num_envs=16, da
 Reinforce(envs, model, credit="leave_one_out", same_start=True).update()
 ```
 
-`fit` draws {draws} decisions for each batch of {batch} rows; so does `agent, same start`, whose {draws} parallel episodes
-begin with the same batch. `agent` gives each episode a batch of its own: as many different rows as {draws} batches have,
-for one gradient step, whose leave-one-out compares the F1 of one batch with those of others. A linear model on
-scikit-learn's digits (is it an 8?), {epochs} passes of {steps} batches for all, Adam at {lr:g}; the weights of the pass that
-was best on the validation rows are tested, decided at 1/2. `ce-tuned` is cross-entropy with the threshold tuned on the
+`fit` draws {draws} decisions for each batch of {batch} rows; so does `agent, same start`, whose {draws} parallel
+episodes begin with the same batch. `agent` gives each episode a batch of its own: as many different rows as {draws}
+batches have, for one gradient step, whose leave-one-out compares the F1 of one batch with those of others. A linear
+model on scikit-learn's digits (is it an 8?), {epochs} passes of {steps} batches for all, Adam at {lr:g}; the weights of
+the pass that was best on the validation rows are tested, decided at 1/2. `ce-tuned` is cross-entropy with the threshold tuned on the
 validation rows. Half of the rows are for learning, a quarter each for choosing and for the test.
 
 {answer}
