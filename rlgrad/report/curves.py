@@ -1,7 +1,6 @@
 """Learning curves: the return of each update's episodes against the steps of the environment that it took."""
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,8 +88,8 @@ def running_mean(curve: "Curve", at: Float[np.ndarray, " points"], reach: float)
     ends, base = np.concatenate([[0.0], curve[0]]), curve[1, 0]  # less a base, equal returns have no rounding
     area = np.concatenate([[0.0], np.cumsum(np.diff(ends) * (curve[1] - base))])
     low, high = (np.clip(at + sign * reach, 0.0, ends[-1]) for sign in (-1, 1))
-    mean: np.ndarray = base + (np.interp(high, ends, area) - np.interp(low, ends, area)) / (high - low)
-    return mean
+    inside: np.ndarray = np.interp(high, ends, area) - np.interp(low, ends, area)
+    return base + inside / (high - low)
 
 
 def _curve(name: str, updates: Sequence[Mapping[str, Any]]) -> "Curve":
@@ -102,11 +101,8 @@ def _curve(name: str, updates: Sequence[Mapping[str, Any]]) -> "Curve":
             "each as dataclasses.asdict"
         ) from error
     if not curve.size:
-        raise ValueError(
-            f"needed at least one update a run, got none for {name!r}; let it learn first, or leave it out"
-        )
-    growing = all(before < after for before, after in pairwise([0.0, *curve[0]]))
-    if not growing or not np.isfinite(curve).all():
+        raise ValueError(f"needed at least one update a run, got none for {name!r}; let it learn first")
+    if (np.diff(curve[0], prepend=0.0) <= 0).any() or not np.isfinite(curve).all():
         raise ValueError(
             f"needed finite returns at steps that grow from 0, got others for {name!r}; pass one history a run"
         )
