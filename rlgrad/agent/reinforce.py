@@ -16,6 +16,7 @@ from rlgrad.agent.environments import AnyEnv, vectorised
 from rlgrad.agent.episodes import Act, Episodes, joined, play
 from rlgrad.agent.heads import head_for
 from rlgrad.agent.history import Evaluation, History, Update
+from rlgrad.agent.interrupts import uninterrupted
 from rlgrad.agent.networks import mlp
 from rlgrad.agent.normaliser import Normaliser
 from rlgrad.agent.value import Value
@@ -164,21 +165,22 @@ class Reinforce(nn.Module):
         number = self.history.last.update + 1
         generator = torch.Generator().manual_seed(self._key(_DRAWING, number))
         episodes = self._play(self._drawn(generator), self.episodes, self._key(_PLAYING, number), self.same_start)
-        entropy, norm = self._learn_from(episodes)
-        if self.normaliser is not None:
-            self.normaliser.learn(episodes.observation[episodes.ran])
-        last = self.history.last
-        update = Update(
-            number,
-            last.steps + episodes.asked,
-            last.episodes + self.episodes,
-            episodes.returns.mean().item(),
-            episodes.lengths.double().mean().item(),
-            entropy,
-            norm,
-            last.seconds + time.perf_counter() - start,
-        )
-        self.history.updates.append(update)
+        with uninterrupted():  # half an update could not be gone on from
+            entropy, norm = self._learn_from(episodes)
+            if self.normaliser is not None:
+                self.normaliser.learn(episodes.observation[episodes.ran])
+            last = self.history.last
+            update = Update(
+                number,
+                last.steps + episodes.asked,
+                last.episodes + self.episodes,
+                episodes.returns.mean().item(),
+                episodes.lengths.double().mean().item(),
+                entropy,
+                norm,
+                last.seconds + time.perf_counter() - start,
+            )
+            self.history.updates.append(update)
         return update
 
     def learn(
@@ -216,7 +218,8 @@ class Reinforce(nn.Module):
                         self.save(out)
             finally:
                 if out is not None:
-                    self.save(out)
+                    with uninterrupted():
+                        self.save(out)
         return self.history
 
     def evaluate(
