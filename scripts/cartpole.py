@@ -20,7 +20,6 @@ import gymnasium as gym
 import numpy as np
 import torch
 from stable_baselines3 import A2C, PPO
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from torch import Tensor
@@ -95,7 +94,7 @@ def ours(method: str, seed: int, steps: int) -> dict[str, Any]:
         before = agent.history.last.steps // EVERY
         update = agent.update()
         if update.steps // EVERY > before:
-            value = evaluated(agent._mode, seed=1_000_000 + update.steps)
+            value = agent.evaluate(EPISODES, seed=update.steps).mean
             told.append(
                 {"steps": update.steps, "episodes": update.episodes, "seconds": update.seconds, "return": value}
             )
@@ -134,10 +133,10 @@ def theirs(method: str, seed: int) -> dict[str, Any]:
     name = method.split()[-1]
     settings = dict(ZOO[name])
     steps = settings.pop("steps")
-    algorithm: type[BaseAlgorithm] = {"PPO": PPO, "A2C": A2C}[name]
+    algorithm: Any = {"PPO": PPO, "A2C": A2C}[name]
     envs = make_vec_env(ENV, n_envs=8, seed=seed)
     callback = Evaluations()
-    algorithm("MlpPolicy", envs, seed=seed, device="cpu", **settings).learn(steps, callback=callback)  # type: ignore[arg-type]
+    algorithm("MlpPolicy", envs, seed=seed, device="cpu", **settings).learn(steps, callback=callback)
     envs.close()
     return {"evaluations": callback.told, "updates": []}
 

@@ -61,8 +61,9 @@ Reinforce(envs, model, credit="leave_one_out", same_start=True).update()
 episodes begin with the same batch. `agent` gives each episode a batch of its own: as many different rows as {draws}
 batches have, for one gradient step, whose leave-one-out compares the F1 of one batch with those of others. A linear
 model on scikit-learn's digits (is it an 8?), {epochs} passes of {steps} batches for all, Adam at {lr:g}; the weights of
-the pass that was best on the validation rows are tested, decided at 1/2. `ce-tuned` is cross-entropy with the threshold tuned on the
-validation rows. Half of the rows are for learning, a quarter each for choosing and for the test.
+the pass that was best on the validation rows are tested, decided at 1/2. `ce-tuned` is cross-entropy with the
+threshold tuned on the validation rows. Half of the rows are for learning, a quarter each for choosing and for the
+test.
 
 {answer}
 

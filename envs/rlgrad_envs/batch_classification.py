@@ -106,7 +106,8 @@ class BatchClassificationEnv(SingleEnv):
     ## Arguments
 
     * ``data="breast_cancer"``: two arrays, features and labels; a table or the path of a file; or "digits" (is it an
-      8?), "ten_digits", "breast_cancer" (is it malignant?), "iris", "wine" of scikit-learn. See :func:`rlgrad_envs.data.load_data`.
+      8?), "ten_digits", "breast_cancer" (is it malignant?), "iris", "wine" of scikit-learn. See
+      :func:`rlgrad_envs.data.load_data`.
     * ``target=None``: the column to predict, of a table or a file.
     * ``metric=None``: a name, a metric of ``rlgrad.metrics``, or any function ``(decision, target) -> number``, called
       for each episode with two tensors (batch_size,). None is F1, and its mean over classes where there are more than
