@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rlgrad.agent.episodes import Episodes
+from rlgrad.agent.normaliser import Normaliser
 from rlgrad.credit import generalized_advantage
 
 
@@ -39,6 +40,7 @@ class Value(nn.Module):
         if not (0 <= decay <= 1 and math.isfinite(decay)):
             raise ValueError(f"needed a decay from 0 to 1, got {decay}; 0.95 is usual")
         self.network, self.decay = network, decay
+        self.returns = Normaliser(())
 
     def extra_repr(self) -> str:
         """The decay, for ``repr``."""
@@ -57,7 +59,7 @@ class Value(nn.Module):
                 f"needed values of shape ({len(seen)},) or ({len(seen)}, 1) from the network of values, got "
                 f"{tuple(value.shape)}; end it so"
             )
-        return value.reshape(len(seen))
+        return self.returns.restored(value.reshape(len(seen)))
 
     def advantage(
         self,
