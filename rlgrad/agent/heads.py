@@ -85,17 +85,18 @@ class ChoiceHead(Head):
 class RealHead(Head):
     """A number for each entry of a Box, from a Gaussian whose spread is learned and the same for all observations.
 
-    Decisions are in units of the box: -1 and 1 stand for its bounds, and what lies outside is cut off. Where the box is
-    not bounded, decisions are the actions.
+    Decisions are in units of the box: -1 and 1 stand for an entry's bounds, and what lies outside is cut off. Where an
+    entry has not both bounds, its decisions are its actions, cut off at the one that it has.
     """
 
     def __init__(self, space: spaces.Box) -> None:
         size = int(np.prod(space.shape))
         super().__init__(size, space)
         low, high = space.low.flatten().astype(float), space.high.flatten().astype(float)
-        bounded = space.is_bounded("both")
-        self.centre = (low + high) / 2 if bounded else np.zeros(size)
-        self.unit = (high - low) / 2 if bounded else np.ones(size)
+        bounded = np.isfinite(low) & np.isfinite(high)
+        self.centre, self.unit = np.zeros(size), np.ones(size)
+        self.centre[bounded] = low[bounded] / 2 + high[bounded] / 2
+        self.unit[bounded] = high[bounded] / 2 - low[bounded] / 2
         self.log_spread = nn.Parameter(torch.full((size,), -0.5))
 
     def policy(self, output: Float[Tensor, "rows items"]) -> Gaussian:
