@@ -83,7 +83,7 @@ def load(agent: "Reinforce", folder: str | Path) -> None:
     try:
         tensors = load_file(path)
         weights = {name.removeprefix("agent."): value for name, value in tensors.items() if name.startswith("agent.")}
-        check_finite(weights, str(path))
+        check_finite(tensors, str(path))
         _check_alike(weights, agent.state_dict())
         history = [Update(**update) for update in content["history"]]
         optimizer = _optimizer_dict(agent.optimizer, tensors, content["optimizer"])
@@ -166,8 +166,11 @@ def _optimizer_dict(
     optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], numbers: dict[str, Any]
 ) -> dict[str, Any]:
     state: dict[int, dict[str, Any]] = {}
+    count = sum(len(group["params"]) for group in optimizer.param_groups)
     saved = {name.removeprefix("optimizer."): value for name, value in tensors.items() if name.startswith("optimizer.")}
     for key, value in {**saved, **numbers}.items():
         index, _, name = key.partition(".")
+        if not (index.isdecimal() and int(index) < count):
+            raise LookupError(f"{key} is of none of the {count} weights of the optimizer")
         state.setdefault(int(index), {})[name] = value
     return {**optimizer.state_dict(), "state": state}

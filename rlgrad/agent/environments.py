@@ -82,8 +82,7 @@ def _flat(envs: VectorEnv[Any, Any, Any]) -> VectorEnv[Any, Any, Any]:
 
 
 def _check_observations(space: spaces.Space[Any]) -> None:
-    is_complex = isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.complexfloating)
-    if is_complex or not space.is_np_flattenable:
+    if not space.is_np_flattenable:
         raise TypeError(
             f"needed observations of a fixed number of numbers, got {space}; wrap the environment to encode them"
         )

@@ -86,17 +86,19 @@ class RealHead(Head):
     """A number for each entry of a Box, from a Gaussian whose spread is learned and the same for all observations.
 
     Decisions are in units of the box: -1 and 1 stand for an entry's bounds, and what lies outside is cut off. Where an
-    entry has not both bounds, its decisions are its actions, cut off at the one that it has.
+    entry has one bound, 0 stands for the number 1 inside of it, which is the mean of Gymnasium's own draws; where it has
+    none, decisions are the actions.
     """
 
     def __init__(self, space: spaces.Box) -> None:
         size = int(np.prod(space.shape))
         super().__init__(size, space)
         low, high = space.low.flatten().astype(float), space.high.flatten().astype(float)
-        bounded = np.isfinite(low) & np.isfinite(high)
-        self.centre, self.unit = np.zeros(size), np.ones(size)
-        self.centre[bounded] = low[bounded] / 2 + high[bounded] / 2
-        self.unit[bounded] = high[bounded] / 2 - low[bounded] / 2
+        below, above = np.isfinite(low), np.isfinite(high)
+        both = below & above
+        self.unit = np.divide(high - low, 2, out=np.ones(size), where=both)
+        self.centre = np.where(below, low, 0.0) + np.where(above, high, 0.0) + 1.0 * below - 1.0 * above
+        self.centre[both] /= 2
         self.log_spread = nn.Parameter(torch.full((size,), -0.5))
 
     def policy(self, output: Float[Tensor, "rows items"]) -> Gaussian:

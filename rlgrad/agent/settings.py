@@ -69,7 +69,7 @@ def check_numbers(
     check_whole("reuse", reuse)
     if max_episode_steps is not None:
         check_whole("max_episode_steps", max_episode_steps)
-    check_whole("seed", seed, least=0, most=2**63 - 1)
+    check_whole("seed", seed, least=0)
     for what, number, fits, advice in (
         ("discount from 0 to 1", discount, 0 <= discount <= 1, "0.99 is usual"),
         ("positive finite lr", lr, 0 < lr < math.inf, "0.01 is usual"),
@@ -81,12 +81,12 @@ def check_numbers(
             raise ValueError(f"needed a {what}, got {number}; {advice}")
 
 
-def check_whole(what: str, number: object, *, least: int = 1, most: float = math.inf) -> None:
-    """Raise unless a number is an integer within its bounds."""
+def check_whole(what: str, number: object, *, least: int = 1) -> None:
+    """Raise unless a number is an integer of at least so much, and fits into 63 bits."""
     if isinstance(number, bool) or not isinstance(number, int):
         raise TypeError(f"needed a whole number of {what}, got {number!r}")
-    if not least <= number <= most:
-        raise ValueError(f"needed {what} from {least} to {most}, got {number}")
+    if not least <= number < 2**63:
+        raise ValueError(f"needed {what} of at least {least} and below 2^63, got {number}")
 
 
 def check_network(network: object) -> None:
