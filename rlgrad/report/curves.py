@@ -88,14 +88,15 @@ def running_mean(curve: "Curve", at: Float[np.ndarray, " points"], reach: float)
     ends, base = np.concatenate([[0.0], curve[0]]), curve[1, 0]  # less a base, equal returns have no rounding
     area = np.concatenate([[0.0], np.cumsum(np.diff(ends) * (curve[1] - base))])
     low, high = (np.clip(at + sign * reach, 0.0, ends[-1]) for sign in (-1, 1))
-    inside: np.ndarray = np.interp(high, ends, area) - np.interp(low, ends, area)
-    return base + inside / (high - low)
+    mean: np.ndarray = base + (np.interp(high, ends, area) - np.interp(low, ends, area)) / (high - low)
+    return mean
 
 
 def _curve(name: str, updates: Sequence[Mapping[str, Any]]) -> "Curve":
     try:
-        curve = np.array([[each["steps"], each["mean_return"]] for each in updates], dtype=float).reshape(-1, 2).T
-    except (KeyError, TypeError) as error:
+        numbers = [[each["steps"], each["mean_return"]] for each in updates]
+        curve: np.ndarray = np.array(numbers, dtype=float).reshape(-1, 2).T
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"needed updates with steps and mean_return, got others for {name!r} ({error}); pass those of a History, "
             "each as dataclasses.asdict"
