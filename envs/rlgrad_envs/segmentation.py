@@ -203,6 +203,8 @@ class SegmentationEnv(SingleEnv):
         ((1, 16, 16), MultiBinary(256))
     """
 
+    game: SegmentationGame
+
     def __init__(
         self,
         *,
@@ -224,6 +226,8 @@ class SegmentationVectorEnv(GameVectorEnv):
         num_envs: how many.
         autoreset_mode: as for :class:`rlgrad_envs.base.GameVectorEnv`.
     """
+
+    game: SegmentationGame
 
     def __init__(
         self,

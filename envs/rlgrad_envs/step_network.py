@@ -57,6 +57,7 @@ class StepNetworkGame:
         self.fires = np.zeros((n, batch_size, units), dtype=bool)
         self.layer = np.zeros(n, dtype=np.int64)
         self.value, self.loss = np.zeros(n), np.zeros(n)
+        self._judge(np.array([0]))  # a metric that fails does so now
 
     def begin(self, which: Episodes, rngs: Sequence[np.random.Generator]) -> None:
         """Draw the rows of each episode, with no unit firing yet."""
@@ -71,7 +72,7 @@ class StepNetworkGame:
         return np.concatenate([of_rows.reshape(self.n, -1), following], axis=-1, dtype=np.float32)
 
     def advance(self, which: Running, actions: Array) -> Outcome:
-        """Set the units of the next layer; after the last, the reward is minus the loss or the metric."""
+        """Set the units of the next layer; after the last, the reward is minus the loss or the metric, and 0 before."""
         fires = actions.reshape(*self.rows.shape, -1).astype(bool)
         for layer, (start, end) in enumerate(pairwise(self.ends)):
             here = which & (self.layer == layer)
@@ -80,7 +81,7 @@ class StepNetworkGame:
         over = which & (self.layer == len(self.hidden))
         if over.any():
             self._judge(np.flatnonzero(over))
-        return np.where(over, self.value, 0.0), over, np.zeros(self.n, dtype=bool)
+        return self.value.copy(), over, np.zeros(self.n, dtype=bool)
 
     def _judge(self, which: Episodes) -> None:
         logits, truth = self.logits(which), self.data.target[self.rows[which]]
@@ -248,6 +249,8 @@ class StepNetworkEnv(SingleEnv):
         ((18,), MultiBinary(8))
     """
 
+    game: StepNetworkGame
+
     def __init__(
         self,
         *,
@@ -272,6 +275,8 @@ class StepNetworkVectorEnv(GameVectorEnv):
         num_envs: how many.
         autoreset_mode: as for :class:`rlgrad_envs.base.GameVectorEnv`.
     """
+
+    game: StepNetworkGame
 
     def __init__(
         self,

@@ -215,6 +215,8 @@ class ThresholdEnv(SingleEnv):
         ((16,), Box(-1.0, 1.0, (1,), float32))
     """
 
+    game: ThresholdGame
+
     def __init__(
         self,
         *,
@@ -236,6 +238,8 @@ class ThresholdVectorEnv(GameVectorEnv):
         num_envs: how many.
         autoreset_mode: as for :class:`rlgrad_envs.base.GameVectorEnv`.
     """
+
+    game: ThresholdGame
 
     def __init__(
         self,

@@ -19,15 +19,21 @@ IDS = sorted(name for name in gym.registry if name.startswith("rlgrad/"))
 
 # Arguments that make an easy problem of each environment, and how many steps each algorithm takes in it.
 PROBLEMS: dict[str, tuple[dict[str, Any], int]] = {
-    "rlgrad/BatchClassification-v0": ({"data": "breast_cancer", "batch_size": 4, "metric": "accuracy"}, 3000),
-    "rlgrad/Classification-v0": ({"data": "breast_cancer", "steps": 16, "metric": "f1", "rewards": "change"}, 3000),
+    "rlgrad/BatchClassification-v0": ({"data": "breast_cancer", "batch_size": 4, "metric": "accuracy"}, 1500),
+    "rlgrad/Classification-v0": ({"data": "breast_cancer", "steps": 8, "metric": "f1", "rewards": "change"}, 2500),
+    "rlgrad/Segmentation-v0": ({"metric": "accuracy"}, 1500),
+    "rlgrad/StepNetwork-v0": ({"data": "iris", "hidden": (4,)}, 1500),
+    "rlgrad/Threshold-v0": ({"steps": 1}, 2500),
 }
 ALGORITHMS: dict[str, tuple[Any, dict[str, Any]]] = {
-    "PPO": (PPO, {"n_steps": 64, "batch_size": 128, "n_epochs": 5, "learning_rate": 3e-3}),
-    "A2C": (A2C, {"learning_rate": 3e-3}),
+    "PPO": (PPO, {"n_steps": 32, "batch_size": 128, "learning_rate": 1e-2}),
+    "A2C": (A2C, {"learning_rate": 5e-3}),
 }
-# What Stable-Baselines3 has to say: a policy of rows alike needs the rows as they are, and its own flattens them.
-REMARKS = {"rlgrad/BatchClassification-v0": "unconventional shape"}
+# What Stable-Baselines3 has to say: its own policies flatten rows of data, and its convolutions want larger images.
+REMARKS = {
+    "rlgrad/BatchClassification-v0": "unconventional shape",
+    "rlgrad/Segmentation-v0": "minimal resolution for an image is 36x36",
+}
 
 
 def returns(name: str, arguments: dict[str, Any], model: Any, episodes: int = 80) -> np.ndarray:
@@ -49,14 +55,14 @@ def returns(name: str, arguments: dict[str, Any], model: Any, episodes: int = 80
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("name", PROBLEMS)
-def test_training_beats_chance_by_more_than_four_standard_errors(name: str, algorithm: str) -> None:
+def test_training_beats_chance_by_more_than_three_standard_errors(name: str, algorithm: str) -> None:
     arguments, steps = PROBLEMS[name]
     kind, settings = ALGORITHMS[algorithm]
     model = kind("MlpPolicy", make_vec_env(name, n_envs=8, env_kwargs=arguments), seed=0, device="cpu", **settings)
     model.learn(steps)
     trained, random = returns(name, arguments, model), returns(name, arguments, None)
     error = np.sqrt(trained.var(ddof=1) / len(trained) + random.var(ddof=1) / len(random))
-    assert trained.mean() - random.mean() > 4 * error
+    assert trained.mean() - random.mean() > 3 * error
 
 
 @pytest.mark.parametrize("name", IDS)
