@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from scipy.integrate import trapezoid
 
 from rlgrad.report.curves import figure, learning_curves, running_mean
 
@@ -26,12 +27,13 @@ def lines(drawn: Figure, width: float) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("reach", [1.0, 7.0, 500.0])
-def test_the_running_mean_is_that_of_single_steps(reach: float) -> None:
-    each = np.repeat(RETURNS, np.diff(STEPS, prepend=0).astype(int))  # the return at each of the 100 steps
-    for at in (0, 15, 35, 62, 100):
-        low, high = max(0, math.floor(at - reach)), min(100, math.floor(at + reach))
-        (mean,) = running_mean(np.stack([STEPS, RETURNS]), np.array([float(at)]), reach)
-        assert mean == pytest.approx(each[low:high].mean(), abs=1e-12)
+def test_the_running_mean_is_that_of_the_drawn_line(reach: float) -> None:
+    for at in (0.0, 15.0, 35.0, 62.5, 100.0):
+        low, high = max(0.0, at - reach), min(100.0, at + reach)
+        corners = np.unique([low, high, *STEPS[(low < STEPS) & (high > STEPS)]])
+        expected = trapezoid(np.interp(corners, STEPS, RETURNS), corners) / (high - low)
+        (mean,) = running_mean(np.stack([STEPS, RETURNS]), np.array([at]), reach)
+        assert mean == pytest.approx(expected, abs=1e-12)
 
 
 def test_runs_are_thin_and_their_mean_is_thick() -> None:
