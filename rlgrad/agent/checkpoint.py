@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from rlgrad.agent.history import History, Update
+from rlgrad.agent.history import Update
+from rlgrad.agent.stepping import unchanged_on_failure
+from rlgrad.checks import describe
 from rlgrad.model.folder import check_destination as check_model_destination
 from rlgrad.model.folder import check_finite, replacing_model, verify
 
@@ -22,25 +24,31 @@ if TYPE_CHECKING:
 
 _FILES = ("agent.json", "state.safetensors")
 _FORMAT = 1
-_SETTINGS = ("episodes", "same_start", "discount", "entropy", "reuse", "clip", "scale", "max_grad_norm", "seed")
+_SETTINGS = (
+    "episodes", "same_start", "max_episode_steps", "discount", "entropy", "reuse", "clip", "scale", "max_grad_norm",
+    "seed",
+)  # fmt: skip
 
 
 def check_destination(agent: "Reinforce", folder: str | Path) -> None:
     """Find out before learning whether the agent can be saved there.
 
     Raises:
-        FileExistsError: there is something else than an agent, or one that was made otherwise or that has learned more.
+        FileExistsError: there is something else than an agent, or one that was made otherwise or that has learned what
+            this one has not.
         OSError: no folder can be made there.
     """
+    folder = Path(folder)
+    _check_is_no_other(folder)
     check_model_destination(folder, overwrite=True)
-    if not (Path(folder) / "agent.json").exists():
-        check_model_destination(folder, overwrite=False)
+    if not (folder / _FILES[0]).exists():
         return
-    content = _read(Path(folder))
-    different = _different(agent, content)
-    if different or content["history"][-1:] != [asdict(each) for each in agent.history.updates][-1:]:
-        reason = f"made with {different}" if different else "with another history"
-        raise FileExistsError(f"needed a new folder, got {folder} with an agent {reason}; load it, or name another")
+    content = _read(folder)
+    learned = [asdict(update) for update in agent.history.updates]
+    if different := _different(agent, content):
+        raise FileExistsError(f"needed a new folder, got {folder} with an agent made with {different}; name another")
+    if content["history"] != learned[: len(content["history"])]:
+        raise FileExistsError(f"needed a new folder, got {folder} with an agent of another history; load it first")
 
 
 def save(agent: "Reinforce", folder: str | Path) -> None:
@@ -57,13 +65,14 @@ def save(agent: "Reinforce", folder: str | Path) -> None:
         "optimizer": numbers,
         "history": [asdict(update) for update in agent.history.updates],
     }
-    with replacing_model(folder, _FILES, overwrite=(Path(folder) / "agent.json").exists()) as part:
+    _check_is_no_other(Path(folder))
+    with replacing_model(folder, _FILES, overwrite=True) as part:
         save_file({**{f"agent.{name}": value for name, value in weights.items()}, **tensors}, part / _FILES[1])
         (part / _FILES[0]).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def load(agent: "Reinforce", folder: str | Path) -> None:
-    """Give an agent the state that a folder holds."""
+    """Give an agent the state that a folder holds, or leave it as it is."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -74,42 +83,62 @@ def load(agent: "Reinforce", folder: str | Path) -> None:
     try:
         tensors = load_file(path)
         weights = {name.removeprefix("agent."): value for name, value in tensors.items() if name.startswith("agent.")}
-        check_finite(weights, str(path))
-        history = History([Update(**update) for update in content["history"]])
+        check_finite(tensors, str(path))
+        _check_alike(weights, agent.state_dict())
+        history = [Update(**update) for update in content["history"]]
         optimizer = _optimizer_dict(agent.optimizer, tensors, content["optimizer"])
-        agent.load_state_dict(weights)
-        agent.optimizer.load_state_dict(optimizer)
-    except (LookupError, RuntimeError, SafetensorError, TypeError) as error:
+        with unchanged_on_failure(agent):
+            agent.load_state_dict(weights)
+            agent.optimizer.load_state_dict(optimizer)
+            agent.history.updates[:] = history
+    except (AttributeError, LookupError, RuntimeError, SafetensorError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"needed the state of an agent like this one, got {path} ({reason})") from error
-    agent.history = history
 
 
-def _made(agent: "Reinforce") -> dict[str, Any]:
-    credit = agent.credit
-    name = getattr(credit, "__name__", type(credit).__name__)
-    return {
+def _check_is_no_other(folder: Path) -> None:
+    is_empty = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    if not is_empty and not (folder / _FILES[0]).is_file():
+        raise FileExistsError(f"needed a new folder for the agent, got {folder}, which holds no agent; name another")
+
+
+def _check_alike(weights: dict[str, Tensor], own: dict[str, Tensor]) -> None:
+    """Torch would take over what fits before it tells what does not, and other types without a word."""
+    if missing := sorted(own.keys() ^ weights.keys()):
+        raise LookupError(f"{missing[0]} is in one of the two alone")
+    for name, value in own.items():
+        if (weights[name].shape, weights[name].dtype) != (value.shape, value.dtype):
+            raise TypeError(f"{name} is {describe(weights[name])} instead of {describe(value)}")
+
+
+def _made(agent: "Reinforce") -> dict[str, str]:
+    """What has to be the same for the agent to go on as if it had never stopped, as text."""
+    credit, optimizer = agent.credit, agent.optimizer
+    named = f"{type(credit).__name__}({credit.extra_repr()})" if isinstance(credit, nn.Module) else None
+    made = {
         "env": agent.env_name,
-        "action_space": str(agent.envs.single_action_space),
-        "credit": name,
+        "observation_space": agent.envs.single_observation_space,
+        "action_space": agent.envs.single_action_space,
+        "credit": named or getattr(credit, "__name__", type(credit).__name__),
         **{setting: getattr(agent, setting) for setting in _SETTINGS},
-        "max_episode_steps": agent.max_episode_steps,
         "normalise": agent.normaliser is not None,
-        "optimizer": type(agent.optimizer).__name__,
-        "lr": agent.optimizer.param_groups[0]["lr"],
+        "optimizer": type(optimizer).__name__,
+        "lr": optimizer.param_groups[0]["lr"],
     }
+    return {name: str(value) for name, value in made.items()}
 
 
 def _different(agent: "Reinforce", content: dict[str, Any]) -> str:
-    made = _made(agent)
     return ", ".join(
-        f"{name} {content['made'].get(name)!r} instead of {value!r}"
-        for name, value in made.items()
+        f"{name} {content['made'].get(name)} instead of {value}"
+        for name, value in _made(agent).items()
         if content["made"].get(name) != value
     )
 
 
 def _read(folder: Path) -> dict[str, Any]:
+    if folder.is_dir() and not (folder / _FILES[0]).is_file():
+        raise FileNotFoundError(f"needed a folder that an agent was saved in, got {folder}, which has no {_FILES[0]}")
     verify(folder, _FILES)
     path = folder / _FILES[0]
     try:
@@ -137,8 +166,11 @@ def _optimizer_dict(
     optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], numbers: dict[str, Any]
 ) -> dict[str, Any]:
     state: dict[int, dict[str, Any]] = {}
+    count = sum(len(group["params"]) for group in optimizer.param_groups)
     saved = {name.removeprefix("optimizer."): value for name, value in tensors.items() if name.startswith("optimizer.")}
     for key, value in {**saved, **numbers}.items():
         index, _, name = key.partition(".")
+        if not (index.isdecimal() and int(index) < count):
+            raise LookupError(f"{key} is of none of the {count} weights of the optimizer")
         state.setdefault(int(index), {})[name] = value
     return {**optimizer.state_dict(), "state": state}

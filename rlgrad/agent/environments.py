@@ -6,7 +6,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from gymnasium.vector import SyncVectorEnv, VectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 AnyEnv = str | gym.Env[Any, Any] | VectorEnv[Any, Any, Any] | Callable[[], gym.Env[Any, Any]]
 
@@ -15,7 +15,11 @@ class EnvironmentFailed(RuntimeError):
     """An environment raised, or gave something that is no observation or reward."""
 
 
-def vectorised(env: AnyEnv, episodes: int) -> VectorEnv[Any, Any, Any]:
+class _Flattened(gym.wrappers.vector.FlattenObservation):
+    """One that was flattened here, so that single observations are known to need it too."""
+
+
+def vectorised(env: AnyEnv, episodes: int, *, same_start: bool = False) -> VectorEnv[Any, Any, Any]:
     """An environment as a vector of environments, whose observations are flattened unless they are a Box.
 
     Args:
@@ -23,16 +27,20 @@ def vectorised(env: AnyEnv, episodes: int) -> VectorEnv[Any, Any, Any]:
             function that makes one, likewise; an environment, which plays one episode after the other; or several
             that are vectorised already.
         episodes: to be played for an update.
+        same_start: environments have to take seeds of their own, as not every native vector form does.
 
     Raises:
         TypeError: it is none of these, or its observations are no numbers.
-        ValueError: the episodes are no multiple of the environments.
+        ValueError: the episodes are no multiple of the environments, or observations cannot be flattened.
     """
     if isinstance(env, str):
-        envs: VectorEnv[Any, Any, Any] = gym.make_vec(env, num_envs=episodes)
+        envs: VectorEnv[Any, Any, Any] = gym.make_vec(
+            env, num_envs=episodes, vectorization_mode="sync" if same_start else None
+        )
     elif isinstance(env, VectorEnv):
         envs = env
     elif isinstance(env, gym.Env):
+        _check_observations(env.observation_space)
         envs = SyncVectorEnv([lambda: env])
     elif callable(env):
         envs = SyncVectorEnv([env] * episodes)
@@ -48,12 +56,33 @@ def vectorised(env: AnyEnv, episodes: int) -> VectorEnv[Any, Any, Any]:
     return _flat(envs)
 
 
+def is_made_here(env: AnyEnv) -> bool:
+    """Whether ``vectorised`` makes the environments, so that nobody else can close them."""
+    return not isinstance(env, VectorEnv | gym.Env)
+
+
+def as_numbers(envs: VectorEnv[Any, Any, Any], observation: Any) -> np.ndarray:
+    """One observation, as a single environment gives it, in the form of ``envs``."""
+    if isinstance(envs, _Flattened):
+        observation = spaces.flatten(envs.env.single_observation_space, observation)
+    return np.array(observation, dtype=np.float32)
+
+
 def _flat(envs: VectorEnv[Any, Any, Any]) -> VectorEnv[Any, Any, Any]:
     space = envs.single_observation_space
-    if isinstance(space, spaces.Box) and not np.issubdtype(space.dtype, np.complexfloating):
+    _check_observations(space)
+    if isinstance(space, spaces.Box) and space.shape:
         return envs
+    if envs.metadata.get("autoreset_mode") == AutoresetMode.SAME_STEP:  # which Gymnasium's wrapper refuses
+        raise ValueError(
+            f"needed observations that are a Box where environments begin anew in the same step, got {space}; wrap "
+            "each environment in gymnasium.wrappers.FlattenObservation, or choose another autoreset_mode"
+        )
+    return _Flattened(envs)
+
+
+def _check_observations(space: spaces.Space[Any]) -> None:
     if not space.is_np_flattenable:
         raise TypeError(
             f"needed observations of a fixed number of numbers, got {space}; wrap the environment to encode them"
         )
-    return gym.wrappers.vector.FlattenObservation(envs)

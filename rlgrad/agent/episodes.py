@@ -79,16 +79,16 @@ def play(envs: VectorEnv[Any, Any, Any], act: Act, *, seeds: list[int], limit: i
     while running.any():
         decision, action = act(observation)
         seen, reward, ended, truncated, final = _step(envs, action, running, len(told))
-        told.append(
-            (observation, decision, torch.from_numpy(np.where(running, reward, 0.0)), torch.from_numpy(running))
-        )
+        now = torch.from_numpy(running)
+        told.append((observation, _where(now, decision), torch.from_numpy(np.where(running, reward, 0.0)), now))
         stopped = running & (ended | truncated | (len(told) == limit))
         terminated |= running & ended
         last[torch.from_numpy(stopped)] = final[torch.from_numpy(stopped)]
         running = running & ~stopped
-        observation = _after_end(envs, seen, ended | truncated) if running.any() else seen
         if len(told) == _ENDLESS and running.any():
             raise ValueError(f"needed episodes that end, got one of {_ENDLESS} steps; pass max_episode_steps")
+        if running.any():
+            observation = _where(torch.from_numpy(running), _after_end(envs, seen, ended | truncated))
     observations, decisions, rewards, ran = zip(*told, strict=True)
     return Episodes(
         torch.stack(observations, 1),
@@ -122,14 +122,20 @@ def joined(parts: list[Episodes]) -> Episodes:
     )
 
 
+def _where(running: Bool[Tensor, " draws"], numbers: Any) -> Any:
+    """The numbers of the episodes that run, and zeros for the others, whatever these say while they wait."""
+    return None if numbers is None else numbers.masked_fill(~running.view(-1, *[1] * (numbers.ndim - 1)), 0)
+
+
 def _reset(envs: VectorEnv[Any, Any, Any], seeds: list[int]) -> Tensor:
     # Native vector forms may take a single seed alone, which is then that of the first environment.
     consecutive = seeds == list(range(seeds[0], seeds[0] + len(seeds)))
     try:
         seen, _ = envs.reset(seed=seeds[0] if consecutive else seeds)  # type: ignore[arg-type]
-        observation = _numbers(seen)
+        observation = _numbers(envs, seen)
     except Exception as error:
-        raise EnvironmentFailed(_told("its reset", error)) from error
+        hint = "" if consecutive else '; the same start needs environments that take a list of seeds, as "sync" ones do'
+        raise EnvironmentFailed(_told("its reset", error) + hint) from error
     _check_finite("observation", observation, np.ones(envs.num_envs, dtype=bool), "after its reset")
     return observation
 
@@ -140,11 +146,11 @@ def _step(
     """What the environments say: observations, rewards, the two ends, and the observations before any reset."""
     try:
         seen, reward, ended, truncated, info = envs.step(action)
-        observation, reward = _numbers(seen), np.asarray(reward, dtype=float).reshape(envs.num_envs)
+        observation, reward = _numbers(envs, seen), np.asarray(reward, dtype=float).reshape(envs.num_envs)
         ended, truncated = np.asarray(ended, dtype=bool), np.asarray(truncated, dtype=bool)
         final = observation.clone()
         for index in np.flatnonzero(info.get("_final_obs", np.zeros(0))):
-            final[int(index)] = _numbers(info["final_obs"][index])
+            final[int(index)] = torch.from_numpy(_float32(info["final_obs"][index]))
     except Exception as error:
         raise EnvironmentFailed(_told(f"step {step + 1} of an episode", error)) from error
     when = f"in step {step + 1} of its episode"
@@ -158,7 +164,7 @@ def _after_end(envs: VectorEnv[Any, Any, Any], seen: Tensor, over: np.ndarray) -
     if envs.metadata.get("autoreset_mode") != AutoresetMode.DISABLED or not over.any():
         return seen
     try:
-        return _numbers(envs.reset(options={"reset_mask": over})[0])
+        return _numbers(envs, envs.reset(options={"reset_mask": over})[0])
     except Exception as error:
         raise EnvironmentFailed(_told("its reset", error)) from error
 
@@ -173,8 +179,17 @@ def _check_finite(what: str, values: Tensor, running: np.ndarray, when: str) -> 
         )
 
 
-def _numbers(observation: Any) -> Tensor:
-    return torch.from_numpy(np.array(observation, dtype=np.float32))
+def _numbers(envs: VectorEnv[Any, Any, Any], observation: Any) -> Tensor:
+    """A copy, as environments may write the next observation over this one."""
+    numbers, space = _float32(observation), envs.single_observation_space
+    if numbers.shape != (envs.num_envs, *(space.shape or ())):
+        raise ValueError(f"observations of shape {numbers.shape} from {envs.num_envs} environments of {space}")
+    return torch.from_numpy(numbers)
+
+
+def _float32(observation: Any) -> np.ndarray:
+    with np.errstate(over="ignore"):  # what is beyond is infinite, and told to be
+        return np.array(observation, dtype=np.float32)
 
 
 def _told(when: str, error: Exception) -> str:

@@ -85,17 +85,20 @@ class ChoiceHead(Head):
 class RealHead(Head):
     """A number for each entry of a Box, from a Gaussian whose spread is learned and the same for all observations.
 
-    Decisions are in units of the box: -1 and 1 stand for its bounds, and what lies outside is cut off. Where the box is
-    not bounded, decisions are the actions.
+    Decisions are in units of the box: -1 and 1 stand for an entry's bounds, and what lies outside is cut off. Where an
+    entry has one bound, 0 stands for the number 1 inside of it, which is the mean of Gymnasium's own draws; where it has
+    none, decisions are the actions.
     """
 
     def __init__(self, space: spaces.Box) -> None:
         size = int(np.prod(space.shape))
         super().__init__(size, space)
         low, high = space.low.flatten().astype(float), space.high.flatten().astype(float)
-        bounded = space.is_bounded("both")
-        self.centre = (low + high) / 2 if bounded else np.zeros(size)
-        self.unit = (high - low) / 2 if bounded else np.ones(size)
+        below, above = np.isfinite(low), np.isfinite(high)
+        both = below & above
+        self.unit = np.divide(high - low, 2, out=np.ones(size), where=both)
+        self.centre = np.where(below, low, 0.0) + np.where(above, high, 0.0) + 1.0 * below - 1.0 * above
+        self.centre[both] /= 2
         self.log_spread = nn.Parameter(torch.full((size,), -0.5))
 
     def policy(self, output: Float[Tensor, "rows items"]) -> Gaussian:

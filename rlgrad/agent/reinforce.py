@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -12,32 +12,19 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rlgrad.agent import checkpoint
-from rlgrad.agent.environments import AnyEnv, vectorised
+from rlgrad.agent.environments import AnyEnv, as_numbers, is_made_here, vectorised
 from rlgrad.agent.episodes import Act, Episodes, joined, play
 from rlgrad.agent.heads import head_for
 from rlgrad.agent.history import Evaluation, History, Update
-from rlgrad.agent.interrupts import uninterrupted
+from rlgrad.agent.learning import Steps, credited, credited_by_value, objective
 from rlgrad.agent.networks import mlp
 from rlgrad.agent.normaliser import Normaliser
+from rlgrad.agent.settings import check_network, check_numbers, check_whole, credit_of
+from rlgrad.agent.stepping import step, unchanged_on_failure
 from rlgrad.agent.value import Value
-from rlgrad.credit import (
-    Credit,
-    MovingAverage,
-    Play,
-    discounted_returns,
-    leave_one_out,
-    leaves_one_out,
-    none,
-)
-from rlgrad.estimators import importance_weighted
-from rlgrad.policies import Policy, kind_of
+from rlgrad.credit import Credit
+from rlgrad.policies import Policy, kind_of, slices
 
-CREDITS: dict[str, Callable[[], Credit | Value]] = {
-    "none": lambda: none,
-    "moving_average": MovingAverage,
-    "leave_one_out": lambda: leave_one_out,
-    "value": Value,
-}
 _PLAYING, _DRAWING, _EVALUATING = range(3)  # what a stream of random numbers is for
 
 
@@ -58,10 +45,12 @@ class Reinforce(nn.Module):
             see ``vectorised``. It is reset for every update.
         policy: network from observations ``rows *observation`` to ``rows outputs``: one output for each choice of
             Discrete and MultiDiscrete actions, and for each entry of MultiBinary and Box ones. By default two layers
-            of 64 tanh units.
+            of 64 tanh units. It is kept in evaluation mode, as the policy that learns has to be the one that drew:
+            dropout does nothing, and statistics of batches stay as they are. Large batches pass in parts.
         credit: "none", "moving_average", "leave_one_out" (each episode's return to go less the mean of the other
             episodes' at the same step), "value" (a learned value with generalized advantage estimation), one of
-            ``rlgrad.credit`` that needs no play, called with returns to go ``draws steps``, or a ``Value``.
+            ``rlgrad.credit`` that needs no play or a function of your own, called with returns to go ``draws steps``
+            and None, or a ``Value``.
         episodes: for each update.
         same_start: begin all episodes of an update from the same seed, so that leave_one_out compares like with like.
         discount: weight of the next step's reward against this one's.
@@ -69,7 +58,7 @@ class Reinforce(nn.Module):
         entropy: weight of the policy's entropy, in nats a step, added to the objective.
         reuse: gradient steps for each update, on the same episodes; by default 1, and 8 with a value, which has to keep
             up with the policy.
-        clip: of the ratios of probabilities, where episodes are used more than once; None for none.
+        clip: of the ratio of probabilities of a step's decisions, where steps are used more than once; None for none.
         scale: divide the advantages by their root mean square and the sum over steps by their number, so that the
             gradient is of the same size whatever the rewards; without it the gradient is the plain one, unbiased.
         max_grad_norm: gradients beyond are scaled down to it.
@@ -80,7 +69,7 @@ class Reinforce(nn.Module):
 
     Raises:
         TypeError: a space, the policy or the credit is of a kind that cannot be used.
-        ValueError: a number is out of its range.
+        ValueError: a number is out of its range, or the network is not on the CPU.
 
     Source: Williams, Simple statistical gradient-following algorithms for connectionist reinforcement learning (1992);
         Kool, van Hoof, Welling (2019) for leave_one_out; Schulman et al. (2016, 2017) for the value and the clip.
@@ -114,33 +103,60 @@ class Reinforce(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.credit = _credit_named(credit)
-        reuse = (8 if isinstance(self.credit, Value) else 1) if reuse is None else reuse
-        _check_numbers(episodes, discount, lr, entropy, reuse, max_grad_norm, max_episode_steps, seed)
-        if leaves_one_out(self.credit) and episodes < 2:
-            raise ValueError(f"needed at least 2 episodes to leave one out, got {episodes}; raise episodes")
-        self.envs = vectorised(env, episodes)
-        self.env_name = env if isinstance(env, str) else getattr(self.envs.spec, "id", type(env).__name__)
+        self.credit = credit_of(credit, episodes=episodes)
+        self.reuse = (8 if isinstance(self.credit, Value) else 1) if reuse is None else reuse
+        check_numbers(
+            episodes=episodes, discount=discount, lr=lr, entropy=entropy, reuse=self.reuse, clip=clip,
+            max_grad_norm=max_grad_norm, max_episode_steps=max_episode_steps, seed=seed,
+        )  # fmt: skip
         self.episodes, self.same_start, self.max_episode_steps = episodes, same_start, max_episode_steps
-        self.discount, self.entropy, self.reuse, self.scale = discount, entropy, reuse, scale
-        self.clip = clip if reuse > 1 else None  # at the policy that drew all ratios are 1
+        self.discount, self.entropy, self.scale = discount, entropy, scale
+        self.clip = clip if self.reuse > 1 else None  # at the policy that drew all ratios are 1
         self.max_grad_norm, self.seed = max_grad_norm, seed
+        self.envs, self._is_mine = vectorised(env, episodes, same_start=same_start), is_made_here(env)
+        self.env_name = getattr(getattr(env, "spec", self.envs.spec), "id", type(env).__name__)
+        try:
+            self._build(policy, normalise=normalise)
+            self.optimizer = optimizer(self.parameters(), lr=lr)
+        except BaseException:
+            self.close()
+            raise
+        self.history = History()
+
+    def _build(self, policy: nn.Module | None, *, normalise: bool) -> None:
+        """The head and the networks."""
         shape = tuple(self.envs.single_observation_space.shape or ())
         self.head = head_for(self.envs.single_action_space)
-        self.network = mlp(shape, self.head.size, seed=seed, last=0.01) if policy is None else policy
-        if not isinstance(self.network, nn.Module):
-            raise TypeError(f"needed a network as policy, got {policy!r}; pass an nn.Module, or None for the usual one")
-        if isinstance(self.credit, Value) and self.credit.network is None:
-            self.credit = Value(mlp(shape, 1, seed=seed + 1), decay=self.credit.decay)
+        self.network = mlp(shape, self.head.size, seed=self.seed, last=0.01) if policy is None else policy
+        check_network(self.network)
+        if isinstance(self.credit, Value):
+            if self.credit.network is None:
+                self.credit = Value(mlp(shape, 1, seed=self.seed + 1), decay=self.credit.decay)
+            check_network(self.credit.network)
         self.normaliser = Normaliser(shape) if normalise else None
-        self.optimizer = optimizer(self.parameters(), lr=lr)
-        self.history = History()
+        self.train()
+
+    def train(self, mode: bool = True) -> "Reinforce":
+        """As of any module, except that the networks stay in evaluation mode."""
+        super().train(mode)
+        self.network.eval()
+        if isinstance(self.credit, Value):
+            self.credit.eval()
+        return self
+
+    def close(self) -> None:
+        """Close the environments that were made here, from an id or a function; others are closed by who made them."""
+        if self._is_mine:
+            self.envs.close()
 
     def forward(self, observation: Float[Tensor, "rows *observation"]) -> Policy:
         """The policy that the agent has for observations."""
-        return self._policy(self._seen(observation))
+        policy: Policy = self.head(self.network(self._seen(observation)))
+        return policy
 
-    def act(self, observation: np.ndarray, *, deterministic: bool = True) -> np.ndarray:
+    def act(
+        self, observation: object, *, deterministic: bool = True, generator: torch.Generator | None = None
+    ) -> np.ndarray:
         """The action for one observation, as ``env.step`` wants it: the most probable one, or one that is drawn.
 
         Example:
@@ -151,21 +167,23 @@ class Reinforce(nn.Module):
             >>> env.action_space.contains(agent.act(observation))
             True
         """
-        act = self._mode if deterministic else self._drawn(torch.Generator().manual_seed(torch.seed()))
-        return np.asarray(act(torch.from_numpy(np.array(observation, dtype=np.float32))[None])[1][0])
+        decide = self._mode if deterministic else self._drawn(generator)
+        return np.asarray(decide(torch.from_numpy(as_numbers(self.envs, observation))[None])[1][0])
 
     def update(self) -> Update:
-        """Play this update's episodes and learn from them.
+        """Play this update's episodes and learn from them: wholly, or not at all where something fails.
 
         Raises:
-            EnvironmentFailed: an environment raised or gave what is not finite; nothing was learned then.
-            FloatingPointError: the gradient is not finite; the weights are left as they were before it.
+            EnvironmentFailed: an environment raised or gave what is not finite.
+            FloatingPointError: a gradient or a weight is not finite.
+            ValueError: an episode does not end.
         """
+        self.train()
         start = time.perf_counter()
         number = self.history.last.update + 1
         generator = torch.Generator().manual_seed(self._key(_DRAWING, number))
         episodes = self._play(self._drawn(generator), self.episodes, self._key(_PLAYING, number), self.same_start)
-        with uninterrupted():  # half an update could not be gone on from
+        with unchanged_on_failure(self):
             entropy, norm = self._learn_from(episodes)
             if self.normaliser is not None:
                 self.normaliser.learn(episodes.observation[episodes.ran])
@@ -189,21 +207,25 @@ class Reinforce(nn.Module):
         """Update until the environments have been asked for that many steps in all, earlier ones included.
 
         Args:
-            steps: the update that reaches them is the last.
+            steps: the update that reaches them is the last. It is a total: after ``learn(1000)``, ``learn(1000)`` does
+                nothing, and ``learn(1500)`` goes on for 500.
             out: folder to save the agent in, every so many updates and in the end, whatever ends the learning: an error
                 of the environment or Ctrl-C too.
-            save_every: updates.
+            save_every: so many updates.
             progress: show a progress bar.
 
         Returns:
             The history, which also is ``self.history``.
 
         Raises:
-            EnvironmentFailed, FloatingPointError: as ``update``; what was learned before is kept, and saved.
+            EnvironmentFailed, FloatingPointError, ValueError: as ``update``; what was learned before is kept, and
+                saved. Called again it goes on from there.
             FileExistsError, OSError: the folder cannot be written, before anything is learned.
         """
         from tqdm import tqdm
 
+        check_whole("steps", steps, least=0)
+        check_whole("save_every", save_every)
         if out is not None:
             checkpoint.check_destination(self, out)
         with tqdm(
@@ -218,8 +240,7 @@ class Reinforce(nn.Module):
                         self.save(out)
             finally:
                 if out is not None:
-                    with uninterrupted():
-                        self.save(out)
+                    self.save(out)
         return self.history
 
     def evaluate(
@@ -230,11 +251,13 @@ class Reinforce(nn.Module):
         Args:
             episodes: at least so many; rounded up to a multiple of the environments.
             by: the most probable actions, drawn ones, or those of no policy: each action as likely as any.
-            seed: of the episodes, which for no seed are those of the learning.
+            seed: of the episodes, other ones than those of the learning.
 
         Raises:
-            EnvironmentFailed: as ``update``.
+            EnvironmentFailed, ValueError: as ``update``.
         """
+        check_whole("episodes", episodes)
+        check_whole("seed", seed, least=0)
         count = -(-episodes // self.envs.num_envs) * self.envs.num_envs
         key = self._key(_EVALUATING, seed)
         drawn = self._drawn(torch.Generator().manual_seed(key))
@@ -247,7 +270,7 @@ class Reinforce(nn.Module):
     def save(self, folder: str | Path) -> None:
         """Write the agent to a folder, whole or not at all: weights, optimizer, normaliser, credit and history.
 
-        An agent saved there before is replaced.
+        An agent saved there before is replaced. A credit with a state is saved where it is a module.
 
         Raises:
             FileExistsError: there is something else.
@@ -262,18 +285,17 @@ class Reinforce(nn.Module):
 
         Raises:
             FileNotFoundError: no agent was saved there.
-            ValueError: a file is damaged, or the agent was made otherwise; what differs is named.
+            ValueError: a file is damaged, or the agent was made otherwise; what differs is named, and this agent stays
+                as it is.
         """
         checkpoint.load(self, folder)
 
-    def _policy(self, seen: Tensor) -> Policy:
-        policy: Policy = self.head(self.network(seen))
-        return policy
-
     def _seen(self, observation: Tensor) -> Tensor:
-        return observation if self.normaliser is None else self.normaliser(observation)
+        """Observations as the networks take them."""
+        seen = observation if self.normaliser is None else self.normaliser(observation)
+        return seen.to(next((p.dtype for p in self.network.parameters() if p.is_floating_point()), seen.dtype))
 
-    def _drawn(self, generator: torch.Generator) -> Act:
+    def _drawn(self, generator: torch.Generator | None) -> Act:
         def act(observation: Tensor) -> tuple[Tensor, np.ndarray]:
             with torch.no_grad():
                 decision = self(observation).sample(1, generator=generator)[0]
@@ -299,112 +321,47 @@ class Reinforce(nn.Module):
         together = self.envs.num_envs
         first = range(key, key + episodes, together)
         seeds = [[key] * together if same_start else list(range(at, at + together)) for at in first]
-        training = self.training
-        self.eval()
-        try:
-            return joined([play(self.envs, act, seeds=each, limit=self.max_episode_steps) for each in seeds])
-        finally:
-            self.train(training)
+        return joined([play(self.envs, act, seeds=each, limit=self.max_episode_steps) for each in seeds])
 
     def _learn_from(self, episodes: Episodes) -> tuple[float, float]:
-        """Gradient steps on these episodes; the entropy before them, and the mean norm of the gradients."""
-        assert episodes.decision is not None
-        ran = episodes.ran
-        seen, decision = self._seen(episodes.observation[ran]), episodes.decision[ran][None]
-        advantage, target = self._credited(episodes)
-        size = advantage.square().mean().sqrt() if self.scale else 1.0
-        advantage = advantage / (size or 1.0)
-        share = 1 / len(seen) if self.scale else 1 / len(ran)
-        policy, critic = self._policy(seen), self.credit
-        before = policy.entropy().detach().sum() / len(seen)  # type: ignore[union-attr]
-
-        def score(decision: Tensor) -> Tensor:  # the play is over: its returns are known for what was decided alone
-            return target[None]
-
-        def surprise(reward: Tensor, play: Play | None) -> Tensor:
-            assert isinstance(critic, Value)
-            expected: Tensor = critic(seen)
-            return target[None] - expected
-
-        again = importance_weighted(
-            Play(kind_of(policy)(policy.logits.detach().clone()), decision, score),
-            target[None],
-            advantage[None],
-            clip=self.clip,
-            critic=surprise if isinstance(critic, Value) else None,
-        )
-        norms = []
-        for repeat in range(self.reuse):
-            policy = policy if repeat == 0 else self._policy(seen)
-            objective = again(policy, score).sum()
-            if self.entropy:
-                objective = objective + self.entropy * policy.entropy().sum()  # type: ignore[union-attr]
-            self.optimizer.zero_grad()
-            (-share * objective).backward()
-            norms.append(self._clipped())
-            self.optimizer.step()
-        return before.item(), sum(norms) / len(norms)
-
-    def _credited(self, episodes: Episodes) -> tuple[Tensor, Tensor]:
-        """The advantage of each step, and the return to go that a value of its observation should have foreseen."""
-        reward, ran = episodes.reward, episodes.ran
-        if isinstance(self.credit, Value):
-            seen, last = self._seen(episodes.observation[ran]), self._seen(episodes.last)
-            return self.credit.advantage(episodes, seen, last, discount=self.discount)
-        returns = discounted_returns(reward, self.discount)
-        if isinstance(self.credit, MovingAverage):  # an average over steps, not over what comes after an episode
-            return self.credit(returns[ran], None).float(), returns[ran].float()
-        return self.credit(returns, None)[ran].float(), returns[ran].float()
-
-    def _clipped(self) -> float:
-        """Scale down large gradients, those of the policy and of the value each by themselves; the policy's norm."""
+        """Gradient steps on these episodes; the mean entropy before them, and the mean norm of the gradients."""
+        steps = self._credited(episodes)
+        share = 1 / (len(steps) if self.scale else len(episodes.ran))
         of_value = list(self.credit.parameters()) if isinstance(self.credit, nn.Module) else []
         known = set(map(id, of_value))
         of_policy = [each for each in self.parameters() if id(each) not in known]
-        try:
-            if of_value:
-                nn.utils.clip_grad_norm_(of_value, self.max_grad_norm, error_if_nonfinite=True)
-            return nn.utils.clip_grad_norm_(of_policy, self.max_grad_norm, error_if_nonfinite=True).item()
-        except RuntimeError as error:
-            raise FloatingPointError(
-                f"needed a finite gradient, got another in update {self.history.last.update + 1}; the weights are as "
-                "they were before it; lower lr, or look at the size of the rewards"
-            ) from error
+        drew: list[Policy] = []
+        norms = []
+        for _ in range(self.reuse):
+            self.optimizer.zero_grad()
+            for at, rows in enumerate(_parts(steps.observation)):
+                policy = self(steps.observation[rows])
+                if at == len(drew):
+                    drew.append(kind_of(policy)(policy.logits.detach().clone()))
+                (-share * self._objective(policy, drew[at], steps[rows])).backward()
+            norms.append(step(self.optimizer, of_policy, of_value, max_norm=self.max_grad_norm))
+        entropy = math.fsum(each.entropy().sum().item() for each in drew)  # type: ignore[union-attr]
+        return entropy / len(steps), math.fsum(norms) / len(norms)
+
+    def _objective(self, policy: Policy, drew: Policy, steps: Steps) -> Tensor:
+        expected = self.credit(self._seen(steps.observation)) if isinstance(self.credit, Value) else None
+        wanted = objective(policy, drew, steps, clip=self.clip, expected=expected)
+        return wanted + self.entropy * policy.entropy().sum() if self.entropy else wanted  # type: ignore[union-attr]
+
+    def _credited(self, episodes: Episodes) -> Steps:
+        if isinstance(self.credit, Value):
+            expected, after = self._expected(episodes.observation[episodes.ran]), self._expected(episodes.last)
+            steps = credited_by_value(episodes, self.credit, expected, after, discount=self.discount)
+        else:
+            steps = credited(episodes, self.credit, discount=self.discount)
+        return steps.scaled() if self.scale else steps
+
+    def _expected(self, observation: Tensor) -> Tensor:
+        assert isinstance(self.credit, Value)
+        with torch.no_grad():
+            return torch.cat([self.credit(self._seen(observation[rows])) for rows in _parts(observation)])
 
 
-def _credit_named(credit: str | Credit | Value) -> Credit | Value:
-    if isinstance(credit, str):
-        if credit not in CREDITS:
-            raise ValueError(f"needed a credit, got {credit!r}; there are {', '.join(CREDITS)}")
-        return CREDITS[credit]()
-    if not callable(credit):
-        raise TypeError(f"needed a credit, got {credit!r}; pass one of {', '.join(CREDITS)} or of rlgrad.credit")
-    return credit
-
-
-def _check_numbers(
-    episodes: int,
-    discount: float,
-    lr: float,
-    entropy: float,
-    reuse: int,
-    max_grad_norm: float,
-    max_episode_steps: int | None,
-    seed: int,
-) -> None:
-    wholes = {"episodes": episodes, "reuse": reuse, "max_episode_steps": max_episode_steps or 1}
-    for what, number in wholes.items():
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            raise ValueError(f"needed a whole number of {what}, at least 1, got {number!r}")
-    if max_episode_steps is not None and max_episode_steps < 1:
-        raise ValueError(f"needed max_episode_steps of at least 1, or None for no limit, got {max_episode_steps}")
-    if not 0 <= discount <= 1:
-        raise ValueError(f"needed a discount from 0 to 1, got {discount}; 0.99 is usual")
-    if not 0 < lr < math.inf:
-        raise ValueError(f"needed a positive finite lr, got {lr}")
-    if not max_grad_norm > 0:
-        raise ValueError(f"needed a positive max_grad_norm, got {max_grad_norm}; math.inf leaves gradients as they are")
-    if not 0 <= entropy < math.inf:
-        raise ValueError(f"needed an entropy weight of at least 0, got {entropy}")
-    if not 0 <= seed < 2**63:
-        raise ValueError(f"needed a seed from 0 to 2^63 - 1, got {seed}")
+def _parts(observation: Tensor) -> Iterator[slice]:
+    """Rows of so many numbers together that the networks' own numbers, which are more, fit in memory."""
+    return slices(len(observation), observation[:1].numel())

@@ -26,7 +26,7 @@ class Value(nn.Module):
 
     Raises:
         TypeError: ``network`` is not a module.
-        ValueError: ``decay`` lies outside [0, 1].
+        ValueError: ``decay`` lies outside [0, 1]; on use, the network gives something else than values.
 
     Source: Schulman, Moritz, Levine, Jordan, Abbeel, High-dimensional continuous control using generalized advantage
         estimation (2016).
@@ -39,6 +39,10 @@ class Value(nn.Module):
         if not (0 <= decay <= 1 and math.isfinite(decay)):
             raise ValueError(f"needed a decay from 0 to 1, got {decay}; 0.95 is usual")
         self.network, self.decay = network, decay
+
+    def extra_repr(self) -> str:
+        """The decay, for ``repr``."""
+        return f"decay={self.decay}"
 
     def forward(self, seen: Float[Tensor, "rows *observation"]) -> Float[Tensor, " rows"]:
         """The return that the network expects of each observation.
@@ -58,8 +62,8 @@ class Value(nn.Module):
     def advantage(
         self,
         episodes: Episodes,
-        seen: Float[Tensor, "rows *observation"],
-        last: Float[Tensor, "draws *observation"],
+        expected: Float[Tensor, " rows"],
+        after: Float[Tensor, " draws"],
         *,
         discount: float,
     ) -> tuple[Float[Tensor, " rows"], Float[Tensor, " rows"]]:
@@ -67,18 +71,16 @@ class Value(nn.Module):
 
         Args:
             episodes: that were played.
-            seen: the observations of their steps, as the network takes them.
-            last: the observation after the last step of each, likewise.
+            expected: the values of the observations of their steps.
+            after: the value of each episode's last observation; it counts where the episode was cut off.
             discount: weight of the next step against this one.
         """
-        ran = episodes.ran
-        with torch.no_grad():
-            value = torch.zeros_like(episodes.reward)
-            value[ran] = self(seen).to(value)
-            following = torch.cat([value[:, 1:], torch.zeros_like(value[:, :1])], 1)
-            after = self(last).to(value) * ~episodes.terminated
-        following[torch.arange(len(last)), episodes.lengths - 1] = after
+        ran, rows = episodes.ran, torch.arange(len(after), device=after.device)
+        value = torch.zeros_like(episodes.reward)
+        value[ran] = expected.to(value)
+        following = torch.cat([value[:, 1:], torch.zeros_like(value[:, :1])], 1)
+        following[rows, episodes.lengths - 1] = after.to(value).masked_fill(episodes.terminated, 0.0)
         advantage = generalized_advantage(
             episodes.reward, value, following, ended=episodes.ended, discount=discount, decay=self.decay
         )
-        return advantage[ran].to(seen), (advantage + value)[ran].to(seen)
+        return advantage[ran], (advantage + value)[ran]

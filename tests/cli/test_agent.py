@@ -15,9 +15,12 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
+from torch import Tensor
 
 from rlgrad.agent import Reinforce
+from rlgrad.agent.normaliser import Normaliser
 from rlgrad.cli import Agent, main
+from rlgrad.credit import none
 from rlgrad.study.statistics import interval
 
 CARTPOLE = ["agent", "--env=CartPole-v1", "--episodes=4", "--evaluate=8", "--steps=800"]
@@ -142,9 +145,14 @@ def test_the_agent_in_the_folder_is_that_of_the_library() -> None:
 def test_every_option_reaches_the_agent(monkeypatch: pytest.MonkeyPatch) -> None:
     options = {"reuse": 3, "clip": 0.3, "lr": 0.02, "discount": 0.5, "entropy": 0.1, "max_episode_steps": 7}
     spelled = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+    agents = []
+    learn = Reinforce.learn
+    monkeypatch.setattr(Reinforce, "learn", lambda self, *a, **named: agents.append(self) or learn(self, *a, **named))
     assert main([*CARTPOLE, *spelled, "--same-start", "--no-normalise", "--credit=none", "--out=out"]) == 0
-    made = json.loads(Path("out/seed-0/agent.json").read_text())["made"]
-    assert made == made | options | {"same_start": True, "normalise": False, "credit": "none", "episodes": 4}
+    (agent,) = agents
+    lr = agent.optimizer.param_groups[0]["lr"]
+    assert {name: lr if name == "lr" else getattr(agent, name) for name in options} == options
+    assert (agent.same_start, agent.normaliser, agent.credit, agent.episodes) == (True, None, none, 4)
     assert max(result("out")["runs"][0]["lengths"]) <= 7
     assert result("out")["settings"] == result("out")["settings"] | options
 
@@ -241,22 +249,22 @@ def test_interrupted_it_goes_on_where_it_was() -> None:
     assert state("out/seed-0") == state("whole/seed-0")
 
 
-def test_interrupted_in_an_update_it_ends_that_first(
+def test_interrupted_in_an_update_it_goes_on_from_a_whole_one(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["agent", "--env=Target-v0", "--credit=value", "--steps=300", "--evaluate=2"]
-    clipped, calls = Reinforce._clipped, []
+    normalised, calls = Normaliser.learn, []
 
-    def interrupting(self: Reinforce) -> float:
+    def interrupting(self: Normaliser, observation: Tensor) -> None:
         calls.append(self)
-        if len(calls) == 11:  # the third of eight gradient steps in the second update
+        if len(calls) == 2:  # after the gradient steps of the second update
             signal.raise_signal(signal.SIGINT)
-        return clipped(self)
+        normalised(self, observation)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Reinforce, "_clipped", interrupting)
+        patch.setattr(Normaliser, "learn", interrupting)
         assert main([*command, "--out=out"]) == 130
-    assert "seed 0: 160 steps are saved in out/seed-0" in capsys.readouterr().err
+    assert "seed 0: 80 steps are saved in out/seed-0" in capsys.readouterr().err
     assert main([*command, "--out=out"]) == 0
     assert main([*command, "--out=whole"]) == 0
     assert history("out/seed-0") == history("whole/seed-0")
