@@ -145,9 +145,13 @@ def test_the_agent_in_the_folder_is_that_of_the_library() -> None:
 def test_every_option_reaches_the_agent(monkeypatch: pytest.MonkeyPatch) -> None:
     options = {"reuse": 3, "clip": 0.3, "lr": 0.02, "discount": 0.5, "entropy": 0.1, "max_episode_steps": 7}
     spelled = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
-    agents = []
-    learn = Reinforce.learn
-    monkeypatch.setattr(Reinforce, "learn", lambda self, *a, **named: agents.append(self) or learn(self, *a, **named))
+    agents, learn = [], Reinforce.learn
+
+    def recorded(self: Reinforce, steps: int, **options: Any) -> Any:
+        agents.append(self)
+        return learn(self, steps, **options)
+
+    monkeypatch.setattr(Reinforce, "learn", recorded)
     assert main([*CARTPOLE, *spelled, "--same-start", "--no-normalise", "--credit=none", "--out=out"]) == 0
     (agent,) = agents
     lr = agent.optimizer.param_groups[0]["lr"]
