@@ -67,7 +67,8 @@ class Agent:
     seeds: int = 1
     """How many agents: seeds 0, 1, ... one after the other."""
     evaluate: int = 100
-    """Fresh episodes of the test, in which the most probable action is taken; rounded up to a multiple of --episodes."""
+    """Fresh episodes of the test, in which the most probable action is taken; as many more as make a
+    multiple of --episodes."""
     out: Path | None = None
     """Folder for the agents, seed-0/, seed-1/, ..., the figure learning.svg and result.json; without it nothing is
     kept."""
@@ -78,18 +79,18 @@ class Agent:
         """Train each seed as far as it is not yet, and test it; print a table and a sentence, draw, write it down."""
         self._check()
         options = _parsed(self.env_options)
-        envs = _made(self.env, self.episodes, options)  # an environment that there is not is told before torch is there
+        envs = self._envs(options)  # an environment that there is not is told before torch is there
         import torch
 
         torch.set_num_threads(1)  # an update takes less time than threads take to meet
         with closing(envs):
-            settings = self._settings(self._agent(envs, seed=0), options)
-            told = _described(envs), getattr(envs.spec, "reward_threshold", None)
+            agent = self._agent(envs, seed=0)
+        settings, threshold = self._settings(agent, options), getattr(envs.spec, "reward_threshold", None)
         if self.out is not None:
             prepare(self.out, settings, overwrite=self.overwrite)
-        print(f"{told[0]}; credit {self.credit}, {self.episodes} episodes an update", flush=True)
+        print(f"{_described(agent)}; credit {self.credit}, {self.episodes} episodes an update", flush=True)
         played = [self._played(options, seed) for seed in range(self.seeds)]
-        self._tell([run for run, _ in played], [history for _, history in played], settings, threshold=told[1])
+        self._tell([run for run, _ in played], [history for _, history in played], settings, threshold=threshold)
         return 0
 
     def _check(self) -> None:
@@ -101,6 +102,11 @@ class Agent:
         """All that an agent follows from, besides its seed and how long it learned."""
         given = {name: value for name, value in vars(self).items() if name not in _NOT_SETTINGS}
         return {**given, "env_options": options, "reuse": agent.reuse}
+
+    def _envs(self, options: dict[str, Any]) -> "VectorEnv[Any, Any, Any]":
+        if self.same_start:  # native vector forms may know of one seed alone, that of the first environment
+            options = {"vectorization_mode": "sync", **options}
+        return _made(self.env, self.episodes, options)
 
     def _agent(self, envs: "VectorEnv[Any, Any, Any]", *, seed: int) -> "Reinforce":
         from rlgrad.agent import Reinforce
@@ -127,7 +133,7 @@ class Agent:
     def _played(self, options: dict[str, Any], seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """One agent, trained and tested, as a line of the result, and its history."""
         folder = None if self.out is None else self.out / f"seed-{seed}"
-        with closing(_made(self.env, self.episodes, options)) as envs:
+        with closing(self._envs(options)) as envs:
             agent = self._agent(envs, seed=seed)
             if folder is not None and folder.exists():
                 agent.load(folder)
@@ -239,10 +245,10 @@ def _linear(envs: "VectorEnv[Any, Any, Any]") -> Any:
     return nn.Sequential(nn.Flatten(), layer)
 
 
-def _described(envs: "VectorEnv[Any, Any, Any]") -> str:
-    name = getattr(envs.spec, "id", "environment")
-    actions = " ".join(str(envs.single_action_space).split())
-    return f"{name}: observations of shape {envs.single_observation_space.shape}, actions {actions}"
+def _described(agent: "Reinforce") -> str:
+    name = getattr(agent.envs.spec, "id", "environment")
+    actions = " ".join(str(agent.envs.single_action_space).split())
+    return f"{name}: observations of shape {agent.envs.single_observation_space.shape}, actions {actions}"
 
 
 @contextmanager

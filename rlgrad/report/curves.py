@@ -31,8 +31,7 @@ def learning_curves(
 ) -> None:
     """Draw what agents learned: each run as a thin line, and the running mean over the runs of a name as a thick one.
 
-    The running mean takes in a twentieth of the axis, each update as many steps as it took, and goes as far as the
-    shortest of the runs.
+    The running mean takes in a twentieth of the axis, and goes as far as the shortest of the runs.
 
     Args:
         runs: for each name, such as that of a credit, a run for each seed: the updates of its history, each with
@@ -78,24 +77,33 @@ def figure(
 
 
 def running_mean(curve: "Curve", at: Float[np.ndarray, " points"], reach: float) -> Float[np.ndarray, " points"]:
-    """The mean return of the steps within reach of each point, which are fewer at the ends.
+    """The mean height of a curve within reach of each point, as far as it goes; before its first update it is level.
 
     Example:
-        >>> curve = np.array([[10.0, 20.0, 30.0], [1.0, 3.0, 5.0]])  # 10 steps at each return
+        >>> curve = np.array([[10.0, 20.0, 30.0], [1.0, 1.0, 5.0]])
         >>> running_mean(curve, np.array([0.0, 10.0, 20.0, 30.0]), 10.0)
-        array([1., 2., 4., 5.])
+        array([1., 1., 2., 3.])
     """
-    ends, base = np.concatenate([[0.0], curve[0]]), curve[1, 0]  # less a base, equal returns have no rounding
-    area = np.concatenate([[0.0], np.cumsum(np.diff(ends) * (curve[1] - base))])
-    low, high = (np.clip(at + sign * reach, 0.0, ends[-1]) for sign in (-1, 1))
-    inside: np.ndarray = np.interp(high, ends, area) - np.interp(low, ends, area)
-    return base + inside / (high - low)
+    steps = np.concatenate([[0.0], curve[0]])
+    base = curve[1, 0]  # less which equal returns have no rounding
+    height = np.concatenate([[0.0], curve[1] - base])
+    area = np.concatenate([[0.0], np.cumsum(np.diff(steps) * (height[1:] + height[:-1]) / 2)])
+
+    def below(end: np.ndarray) -> np.ndarray:  # the trapezoid of the last update is cut off at the end
+        last = np.searchsorted(steps, end, side="right") - 1
+        cut: np.ndarray = area[last] + (end - steps[last]) * (height[last] + np.interp(end, steps, height)) / 2
+        return cut
+
+    low, high = (np.clip(at + sign * reach, 0.0, steps[-1]) for sign in (-1, 1))
+    mean: np.ndarray = base + (below(high) - below(low)) / (high - low)
+    return mean
 
 
 def _curve(name: str, updates: Sequence[Mapping[str, Any]]) -> "Curve":
     try:
-        curve = np.array([[each["steps"], each["mean_return"]] for each in updates], dtype=float).reshape(-1, 2).T
-    except (KeyError, TypeError) as error:
+        numbers = [[each["steps"], each["mean_return"]] for each in updates]
+        curve: np.ndarray = np.array(numbers, dtype=float).reshape(-1, 2).T
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"needed updates with steps and mean_return, got others for {name!r} ({error}); pass those of a History, "
             "each as dataclasses.asdict"

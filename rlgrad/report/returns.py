@@ -18,9 +18,9 @@ def returns_table(runs: Sequence[Mapping[str, Any]]) -> str:
 
     Example:
         >>> print(returns_table([{"seed": 0, "returns": [9.0, 10.0, 11.0], "random_returns": [4.0, 5.0, 6.0]}]))
-        seed           trained [95%]           random [95%]        difference [95%]
-        ----  ----------------------  ---------------------  ----------------------
-        0     10.00 [7.516, 12.48]     5.000 [2.516, 7.484]  +5.000 [+5.000, +5.000]
+        seed        trained [95%]       random [95%]      difference [95%]
+        ----  -------------------  -----------------  --------------------
+        0     10.00 [7.52, 12.48]  5.00 [2.52, 7.48]  +5.00 [+5.00, +5.00]
     """
     lines = {str(run["seed"]): over_runs([run]) for run in runs}
     if len(runs) > 1:
