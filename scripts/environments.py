@@ -187,10 +187,11 @@ def main() -> None:
         for method in METHODS
     }
     rows = [[name, *(shown(interval(runs[name, method])) for method in METHODS)] for name in NAMES]
+    ids = [[f"`rlgrad/{name}-v0`", *told] for name, told in IDS.items()]
     picture(arguments.out.with_name("environments.png"))
     page = PAGE.format(
         seeds=arguments.seeds, steps=arguments.steps, episodes=EPISODES, table=markdown([["", *METHODS], *rows]),
-        ids=markdown([["id", "observation", "action", "reward"], *([f"`rlgrad/{name}-v0`", *IDS[name]] for name in NAMES)], left=4),
+        ids=markdown([["id", "observation", "action", "reward"], *ids], left=4),
         answer=answer(runs),
     )  # fmt: skip
     with replacing(arguments.out) as file:
