@@ -86,8 +86,8 @@ class RealHead(Head):
     """A number for each entry of a Box, from a Gaussian whose spread is learned and the same for all observations.
 
     Decisions are in units of the box: -1 and 1 stand for an entry's bounds, and what lies outside is cut off. Where an
-    entry has one bound, 0 stands for the number 1 inside of it, which is the mean of Gymnasium's own draws; where it has
-    none, decisions are the actions.
+    entry has one bound, 0 stands for the number 1 inside of it, the mean of Gymnasium's own draws; where it has none,
+    decisions are the actions.
     """
 
     def __init__(self, space: spaces.Box) -> None:

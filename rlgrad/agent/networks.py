@@ -15,8 +15,7 @@ def mlp(shape: tuple[int, ...], outputs: int, *, seed: int, last: float = 1.0) -
         seed: of the initial weights.
         last: factor of the last layer's initial weights; small for a policy that begins by trying everything.
     """
-    # On the CPU, and its numbers alone, whatever the default device.
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+    with torch.random.fork_rng(devices=[]):  # torch.manual_seed would move the numbers of other devices as well
         torch.default_generator.manual_seed(seed)
         network = nn.Sequential(
             nn.Flatten(),

@@ -48,4 +48,4 @@ class Normaliser(nn.Module):
         batch = seen.mean(0), seen.var(0), len(seen)
         new = update_mean_var_count_from_moments(mean, variance, count, *batch)  # type: ignore[no-untyped-call]
         for buffer, value in zip(buffers, new, strict=True):
-            buffer.copy_(torch.as_tensor(value))
+            buffer.copy_(torch.as_tensor(value, device=buffer.device))

@@ -103,10 +103,11 @@ class Reinforce(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.credit = credit_of(credit, episodes=episodes)
+        with torch.device("cpu"):
+            self.credit = credit_of(credit)
         self.reuse = (8 if isinstance(self.credit, Value) else 1) if reuse is None else reuse
         check_numbers(
-            episodes=episodes, discount=discount, lr=lr, entropy=entropy, reuse=self.reuse, clip=clip,
+            self.credit, episodes=episodes, discount=discount, lr=lr, entropy=entropy, reuse=self.reuse, clip=clip,
             max_grad_norm=max_grad_norm, max_episode_steps=max_episode_steps, seed=seed,
         )  # fmt: skip
         self.episodes, self.same_start, self.max_episode_steps = episodes, same_start, max_episode_steps
@@ -116,7 +117,8 @@ class Reinforce(nn.Module):
         self.envs, self._is_mine = vectorised(env, episodes, same_start=same_start), is_made_here(env)
         self.env_name = getattr(getattr(env, "spec", self.envs.spec), "id", type(env).__name__)
         try:
-            self._build(policy, normalise=normalise)
+            with torch.device("cpu"):  # where environments are played, whatever the default
+                self._build(policy, normalise=normalise)
             self.optimizer = optimizer(self.parameters(), lr=lr)
         except BaseException:
             self.close()

@@ -26,12 +26,12 @@ CREDITS: dict[str, Callable[[], Credit | Value]] = {
 }
 
 
-def credit_of(credit: str | Credit | Value, *, episodes: int) -> Credit | Value:
+def credit_of(credit: str | Credit | Value) -> Credit | Value:
     """The credit that is meant.
 
     Raises:
         TypeError: it is none, or one that needs a play: to score again what was decided, which no environment offers.
-        ValueError: there is none of this name, or there are too few episodes for it.
+        ValueError: there is none of this name.
     """
     names = ", ".join(CREDITS)
     if isinstance(credit, str):
@@ -47,12 +47,11 @@ def credit_of(credit: str | Credit | Value, *, episodes: int) -> Credit | Value:
             f"needed a credit that returns are enough for, got {getattr(credit, '__name__', credit)}, which scores "
             f"decisions once more; pass one of {names}"
         )
-    if leaves_one_out(credit) and episodes < 2:
-        raise ValueError(f"needed at least 2 episodes to leave one out, got {episodes}; raise episodes")
     return credit
 
 
 def check_numbers(
+    credit: Credit | Value,
     *,
     episodes: int,
     discount: float,
@@ -66,6 +65,8 @@ def check_numbers(
 ) -> None:
     """Raise a ValueError for the first number that is out of its range, a TypeError for one that is not whole."""
     check_whole("episodes", episodes)
+    if leaves_one_out(credit) and episodes < 2:
+        raise ValueError(f"needed at least 2 episodes to leave one out, got {episodes}; raise episodes")
     check_whole("reuse", reuse)
     if max_episode_steps is not None:
         check_whole("max_episode_steps", max_episode_steps)

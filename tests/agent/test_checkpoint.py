@@ -112,7 +112,7 @@ def test_a_network_with_tied_and_frozen_weights_and_statistics_goes_on(tmp_path:
     resumed = made(policy=Odd())
     resumed.load(tmp_path / "a")
     assert_same(state_of(updated(resumed, 2)), state_of(whole))
-    assert resumed.network.other.weight is resumed.network.one.weight  # type: ignore[union-attr]
+    assert resumed.network.other.weight is resumed.network.one.weight
 
 
 def test_learning_in_two_calls_is_learning_in_one(tmp_path: Path) -> None:

@@ -243,7 +243,7 @@ class Endless(Walk):
 def test_an_episode_that_does_not_end_is_told_or_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rlgrad.agent.episodes, "_ENDLESS", 20)
     envs = SyncVectorEnv([Walk, Endless])
-    with pytest.raises(ValueError, match="^needed episodes that end, got one of 20 steps; pass max_episode_steps"):
+    with pytest.raises(ValueError, match=r"^needed episodes that end, got one of 20 steps; pass max_episode_steps"):
         play(envs, act, seeds=[0, 1])
     assert play(envs, act, seeds=[0, 1], limit=20).lengths[1] == 20
 

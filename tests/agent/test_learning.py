@@ -24,14 +24,14 @@ from rlgrad.policies import Bernoulli, Categorical
 REWARD = np.random.default_rng(0).normal(size=(2, 4))  # of states and actions
 SPACES = {"discrete": spaces.Discrete(2), "binary": spaces.MultiBinary(2)}
 OUTPUTS = {"discrete": 2, "binary": 2}
-DECISIONS = {"discrete": [(0,), (1,)], "binary": list(product((0, 1), repeat=2))}
+DECISIONS: dict[str, list[tuple[int, ...]]] = {"discrete": [(0,), (1,)], "binary": list(product((0, 1), repeat=2))}
 Trajectory = list[tuple[int, int]]  # states and indices of actions
 
 # A decision process of two states: an odd action ends an episode in state 0, an even one leads to state 1, where any
 # action ends it.
 
 
-class TwoSteps(gym.Env[NDArray[np.float64], Any]):
+class TwoSteps(gym.Env[Any, Any]):
     """The same process as an environment, for what needs one to be made."""
 
     observation_space = spaces.Box(0.0, 1.0, (2,))
