@@ -33,12 +33,12 @@ class Value(nn.Module):
         estimation (2016).
     """
 
-    def __init__(self, network: nn.Module | None = None, *, decay: float = 0.95) -> None:
+    def __init__(self, network: nn.Module | None = None, *, decay: float = 0.98) -> None:
         super().__init__()
         if network is not None and not isinstance(network, nn.Module):
             raise TypeError(f"needed a network that gives values, got {network!r}; pass an nn.Module")
         if not (0 <= decay <= 1 and math.isfinite(decay)):
-            raise ValueError(f"needed a decay from 0 to 1, got {decay}; 0.95 is usual")
+            raise ValueError(f"needed a decay from 0 to 1, got {decay}; 0.98 is usual")
         self.network, self.decay = network, decay
         self.returns = Normaliser(())
 
