@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 import rlgrad
+import rlgrad_envs
 
 FLOORS = {
     "cli": 7,
@@ -34,6 +35,7 @@ FLOORS = {
     "files": -1,
     "text": -1,
 }
+VIEWED = {"metrics", "tables", "images"}  # what the environments show: they import nothing else of rlgrad
 ROOT = Path(rlgrad.__file__).parent
 FILES = sorted(path.relative_to(ROOT.parent).as_posix() for path in ROOT.rglob("*.py"))
 
@@ -46,6 +48,14 @@ def imported(source: str, package: str) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             home = resolve_name("." * node.level + (node.module or ""), package)
             yield from (f"{home}.{alias.name}" for alias in node.names)
+
+
+def view_faults(file: str, source: str) -> Iterator[str]:
+    """Yield one message for each import in a file of `rlgrad_envs` that is not of what the environments show."""
+    for name in imported(source, package="rlgrad_envs"):
+        top, _, rest = name.partition(".")
+        if top == "rlgrad" and rest.partition(".")[0] not in VIEWED:
+            yield f"{file}: imports {name}, where an environment is a view of {', '.join(sorted(VIEWED))}"
 
 
 def faults(file: str, source: str) -> Iterator[str]:
@@ -72,6 +82,13 @@ def faults(file: str, source: str) -> Iterator[str]:
 @pytest.mark.parametrize("file", [file for file in FILES if file != "rlgrad/__init__.py"])
 def test_no_import_points_up(file: str) -> None:
     assert list(faults(file, (ROOT.parent / file).read_text(encoding="utf-8"))) == []
+
+
+def test_environments_are_a_view() -> None:
+    files = sorted(Path(rlgrad_envs.__file__).parent.glob("*.py"))
+    assert files
+    assert [fault for file in files for fault in view_faults(file.name, file.read_text(encoding="utf-8"))] == []
+    assert list(view_faults("a.py", "from rlgrad.train import fit"))
 
 
 @pytest.mark.parametrize(

@@ -105,13 +105,14 @@ class BatchClassificationEnv(SingleEnv):
 
     ## Arguments
 
-    * ``data="digits"``: two arrays, features and labels; a table or the path of a file; or "digits" (is it an 8?),
-      "ten_digits", "breast_cancer", "iris", "wine" of scikit-learn. See :func:`rlgrad_envs.data.load_data`.
+    * ``data="breast_cancer"``: two arrays, features and labels; a table or the path of a file; or "digits" (is it an
+      8?), "ten_digits", "breast_cancer" (is it malignant?), "iris", "wine" of scikit-learn. See
+      :func:`rlgrad_envs.data.load_data`.
     * ``target=None``: the column to predict, of a table or a file.
     * ``metric=None``: a name, a metric of ``rlgrad.metrics``, or any function ``(decision, target) -> number``, called
       for each episode with two tensors (batch_size,). None is F1, and its mean over classes where there are more than
       two. See :func:`rlgrad_envs.scoring.metric_for`.
-    * ``batch_size=64``: rows at a time; None for all.
+    * ``batch_size=8``: rows at a time, few so that a network of the whole batch learns soon; None for all.
     * ``render_mode=None``: "human" or "rgb_array", a picture of the confusion matrix.
 
     ## Version History
@@ -124,8 +125,8 @@ class BatchClassificationEnv(SingleEnv):
         >>> env = gym.make("rlgrad/BatchClassification-v0", metric="recall")
         >>> observation, info = env.reset(seed=0)
         >>> observation.shape
-        (64, 64)
-        >>> _, reward, terminated, _, _ = env.step(np.ones(64))
+        (8, 30)
+        >>> _, reward, terminated, _, _ = env.step(np.ones(8))
         >>> reward, terminated
         (1.0, True)
     """
@@ -135,10 +136,10 @@ class BatchClassificationEnv(SingleEnv):
     def __init__(
         self,
         *,
-        data: DataArgument = "digits",
+        data: DataArgument = "breast_cancer",
         target: str | None = None,
         metric: MetricArgument | None = None,
-        batch_size: int | None = 64,
+        batch_size: int | None = 8,
         render_mode: str | None = None,
     ) -> None:
         game = BatchClassification(1, data=data, target=target, metric=metric, batch_size=batch_size)
@@ -169,10 +170,10 @@ class BatchClassificationVectorEnv(GameVectorEnv):
         self,
         *,
         num_envs: int = 1,
-        data: DataArgument = "digits",
+        data: DataArgument = "breast_cancer",
         target: str | None = None,
         metric: MetricArgument | None = None,
-        batch_size: int | None = 64,
+        batch_size: int | None = 8,
         render_mode: str | None = None,
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
     ) -> None:

@@ -101,7 +101,7 @@ class SegmentationGame:
 
 def _of_images(metric: MetricArgument, *, ignores: bool) -> Metric:
     """The metric of one image by itself, with two axes of items."""
-    chosen = metric_for(metric, classes=2)
+    chosen = metric_for("f1" if metric == "dice" else metric, classes=2)  # of one image they are the same
     if isinstance(chosen, SummedMetric) and chosen.row_axes == 2:
         chosen = chosen.apart()
     chosen = chosen.over(2)
@@ -178,7 +178,7 @@ class SegmentationEnv(SingleEnv):
       width) or (count, height, width), in uint8 or in floats from 0 to 1, and masks (count, height, width) of 0 and 1.
     * ``size=None``: height and width. Of generated images one number, 16 by default and at least; of a folder's images
       multiples of 4, the commonest by default.
-    * ``metric="iou"``: a name, a metric of ``rlgrad.metrics`` such as ``boundary_f1()``, or any function
+    * ``metric="iou"``: a name, "dice" too, a metric of ``rlgrad.metrics`` such as ``boundary_f1()``, or any function
       ``(decision, target) -> number`` of one image, which gets two tensors (height, width).
     * ``steps=1``: of an episode.
     * ``ignore_index=None``: the value of pixels of masks, where these are arrays, that count for nothing. What a

@@ -36,6 +36,10 @@ class Normaliser(nn.Module):
         scaled = (observation - self.mean) / (self.variance + 1e-8).sqrt()
         return scaled.clamp(-_BOUND, _BOUND).to(observation.dtype)
 
+    def restored(self, scaled: Float[Tensor, "rows *shape"]) -> Float[Tensor, "rows *shape"]:
+        """The other way: numbers of mean 0 and deviation 1 as those that were seen."""
+        return (scaled * (self.variance + 1e-8).sqrt() + self.mean).to(scaled.dtype)
+
     def learn(self, observation: Float[Tensor, "rows *shape"]) -> None:
         """Take in more observations."""
         seen = observation.double().cpu().numpy()

@@ -342,6 +342,8 @@ class Reinforce(nn.Module):
                     drew.append(kind_of(policy)(policy.logits.detach().clone()))
                 (-share * self._objective(policy, drew[at], steps[rows])).backward()
             norms.append(step(self.optimizer, of_policy, of_value, max_norm=self.max_grad_norm))
+        if isinstance(self.credit, Value):
+            self.credit.returns.learn(steps.target)
         entropy = math.fsum(each.entropy().sum().item() for each in drew)  # type: ignore[union-attr]
         return entropy / len(steps), math.fsum(norms) / len(norms)
 

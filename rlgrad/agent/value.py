@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rlgrad.agent.episodes import Episodes
+from rlgrad.agent.normaliser import Normaliser
 from rlgrad.credit import generalized_advantage
 
 
@@ -32,13 +33,14 @@ class Value(nn.Module):
         estimation (2016).
     """
 
-    def __init__(self, network: nn.Module | None = None, *, decay: float = 0.95) -> None:
+    def __init__(self, network: nn.Module | None = None, *, decay: float = 0.98) -> None:
         super().__init__()
         if network is not None and not isinstance(network, nn.Module):
             raise TypeError(f"needed a network that gives values, got {network!r}; pass an nn.Module")
         if not (0 <= decay <= 1 and math.isfinite(decay)):
-            raise ValueError(f"needed a decay from 0 to 1, got {decay}; 0.95 is usual")
+            raise ValueError(f"needed a decay from 0 to 1, got {decay}; 0.98 is usual")
         self.network, self.decay = network, decay
+        self.returns = Normaliser(())
 
     def extra_repr(self) -> str:
         """The decay, for ``repr``."""
@@ -57,7 +59,7 @@ class Value(nn.Module):
                 f"needed values of shape ({len(seen)},) or ({len(seen)}, 1) from the network of values, got "
                 f"{tuple(value.shape)}; end it so"
             )
-        return value.reshape(len(seen))
+        return self.returns.restored(value.reshape(len(seen)))
 
     def advantage(
         self,

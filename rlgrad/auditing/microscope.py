@@ -80,7 +80,8 @@ def audit(
         >>> from rlgrad.metrics import f1
         >>> from rlgrad.surrogates import bce, soft
         >>> logits, target = torch.tensor([2.0, 0.5, -0.5, -1.5]), torch.tensor([1, 0, 1, 0])
-        >>> result = audit(logits, target, f1, {"cf": counterfactual()}, {"soft": soft(f1), "bce": bce}, estimates=100)
+        >>> surrogates = {"soft": soft(f1), "bce": bce}
+        >>> result = audit(logits, target, f1, {"cf": counterfactual()}, surrogates, estimates=100, seconds=60.0)
         >>> result["cf"].biased, result["soft"].biased, result["bce"].biased
         (False, True, True)
         >>> print(f"{result['soft'].logits.cosine:.3f}, {result['bce'].logits.cosine:.3f}")

@@ -130,7 +130,8 @@ def audit_network(
         >>> _ = torch.manual_seed(0)
         >>> network = nn.Sequential(nn.Linear(2, 3), Step(backward=policy_gradient()), nn.Linear(3, 2))
         >>> x, y = torch.randn(8, 2), torch.arange(8) % 2
-        >>> found = audit_network(network, x, y, estimators={"disarm": disarm(2)}, rules={"arctan": "arctan"})
+        >>> chosen = {"estimators": {"disarm": disarm(2)}, "rules": {"arctan": "arctan"}}
+        >>> found = audit_network(network, x, y, **chosen, estimates=100, seconds=60.0)
         >>> found.truth, found["disarm"].biased, found["arctan"].biased
         ('every outcome, listed', False, True)
     """

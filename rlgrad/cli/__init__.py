@@ -9,9 +9,11 @@ from typing import Annotated
 
 import tyro
 
+from rlgrad.cli.arguments import RunFailed
 from rlgrad.cli.comparing import Compare as Compare
 from rlgrad.cli.gradients import Audit as Audit
 from rlgrad.cli.gradients import Probe as Probe
+from rlgrad.cli.playing import Agent as Agent
 from rlgrad.cli.training import Predict as Predict
 from rlgrad.cli.training import Train as Train
 
@@ -21,13 +23,15 @@ Command = (
     | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Audit, tyro.conf.subcommand("audit")]
     | Annotated[Probe, tyro.conf.subcommand("probe")]
+    | Annotated[Agent, tyro.conf.subcommand("agent")]
 )
 
 
 def main(args: list[str] | None = None) -> int:
     """Run one command and return its exit status.
 
-    0 when it did what was asked, 1 when training failed, 2 when the input is at fault, 130 when interrupted.
+    0 when it did what was asked, 1 when training or an environment failed, 2 when the input is at fault, 130 when
+    interrupted.
     """
     command = tyro.cli(
         Command,
@@ -42,7 +46,7 @@ def main(args: list[str] | None = None) -> int:
         return command.run()
     except (ValueError, OSError) as error:
         return _fail(error, 2)
-    except FloatingPointError as error:
+    except (FloatingPointError, RunFailed) as error:
         return _fail(error, 1)
     except KeyboardInterrupt as interrupt:
         print("; ".join(("rlgrad: interrupted", *map(str, interrupt.args))), file=sys.stderr)

@@ -68,6 +68,10 @@ class BadInput(ValueError):
     """What the user can mend: told in one line, with exit status 2."""
 
 
+class RunFailed(RuntimeError):
+    """What failed when all was asked for rightly: told in one line, with exit status 1."""
+
+
 def left_to_the_task(metavar: str, default: str, help: str | None = None) -> Any:
     """An option that is None if left: some tasks refuse it, and others have a default of their own."""
     return tyro.conf.arg(metavar=metavar, help=help, help_behavior_hint=f"(default: {default})")

@@ -46,9 +46,7 @@ def cosine_against_cost(audit: Mapping[str, Any], path: str | Path) -> None:
         ValueError: another suffix, not an audit, or an audit without anything measured.
         OSError: the file cannot be written; an older one is left as it was.
     """
-    path = Path(path)
-    if path.suffix.lower() not in (".svg", ".png"):
-        raise ValueError(f"needed a file .svg or .png, got {path}; name it so")
+    path = checked_path(path)
     save(figure(audit), path)
 
 
@@ -210,6 +208,14 @@ def _covered(box: "Bbox", taken: Sequence["Bbox"], panel: "Axes") -> float:
         return math.inf
     shared = (Bbox.intersection(box, other) for other in taken)
     return float(sum(each.width * each.height for each in shared if each is not None))
+
+
+def checked_path(path: str | Path) -> Path:
+    """The path of a figure, whose suffix is one that can be drawn; otherwise a ValueError, before any drawing."""
+    path = Path(path)
+    if path.suffix.lower() not in (".svg", ".png"):
+        raise ValueError(f"needed a file .svg or .png, got {path}; name it so")
+    return path
 
 
 def save(drawn: "Figure", path: Path) -> None:

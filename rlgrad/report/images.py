@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from rlgrad.report.figures import save
+from rlgrad.report.figures import checked_path, save
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,9 +43,7 @@ def predictions(
         ValueError: another suffix, no method, or decisions that are not of these images.
         OSError: the file cannot be written; an older one is left as it was.
     """
-    path = Path(path)
-    if path.suffix.lower() not in (".svg", ".png"):
-        raise ValueError(f"needed a file .svg or .png, got {path}; name it so")
+    path = checked_path(path)
     save(figure(images, truth, decisions, title=title), path)
 
 

@@ -331,7 +331,7 @@ def test_another_environment_and_another_decay_are_refused(folder: Path, tmp_pat
     with pytest.raises(ValueError, match="env CartPole-v1 instead of Acrobot-v1, observation_space"):
         Reinforce("Acrobot-v1", **SETTINGS).load(folder)
     made(Value(decay=0.5)).save(tmp_path / "v")
-    with pytest.raises(ValueError, match=r"credit Value\(decay=0.5\) instead of Value\(decay=0.95\)"):
+    with pytest.raises(ValueError, match=r"credit Value\(decay=0.5\) instead of Value\(decay=0.98\)"):
         made("value").load(tmp_path / "v")
 
 

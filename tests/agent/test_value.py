@@ -89,7 +89,7 @@ def test_bad_values_are_told() -> None:
     with pytest.raises(TypeError, match=r"^needed a network that gives values, got 3; pass an nn.Module$"):
         Value(3)
     for decay in (-0.1, 1.1, math.nan):
-        with pytest.raises(ValueError, match=r"^needed a decay from 0 to 1, got .*; 0.95 is usual$"):
+        with pytest.raises(ValueError, match=r"^needed a decay from 0 to 1, got .*; 0.98 is usual$"):
             Value(decay=decay)
     agent = Reinforce("CartPole-v1", None, Value(nn.Linear(4, 2)), episodes=2)
     with pytest.raises(

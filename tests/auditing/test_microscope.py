@@ -98,7 +98,7 @@ def test_the_weights_see_the_same_estimates(digits: Audit, subject: Subject) -> 
 
 def test_straight_through_is_biased_on_a_few_decisions() -> None:
     candidates = {"straight-through": straight_through(), "counterfactual": counterfactual()}
-    result = audit(LOGITS, TARGET, f1, candidates, {}, estimates=300, seconds=inf)
+    result = audit(LOGITS, TARGET, f1, candidates, {}, estimates=150, seconds=inf)
     assert result["straight-through"].biased is True
     assert result["counterfactual"].biased is False
 
@@ -108,7 +108,7 @@ def test_the_error_of_a_long_run_is_counted_and_shown() -> None:
     logits, target = torch.randn(20, generator=generator), torch.rand(20, generator=generator) < 0.5
     black_box = OpaqueMetric(lambda decision, y: f1(decision, y), batched=True, name="box")
     candidates = {"leave-one-out": score_function(draws=64), "soft": counterfactual()}
-    result = audit(logits, target, black_box, candidates, {}, estimates=100, seconds=inf, truth_seconds=0.3)
+    result = audit(logits, target, black_box, candidates, {}, estimates=100, seconds=inf, truth_seconds=1.0)
     assert 0 < result.noise < 0.5
     assert "standard error" in str(result)
     assert result["leave-one-out"].biased is False
@@ -138,7 +138,7 @@ def test_numbers_repeat() -> None:
 
 
 def test_time_ends_a_run() -> None:
-    result = audit(LOGITS, TARGET, f1, {"a": counterfactual()}, {}, estimates=10**6, seconds=0.05)
+    result = audit(LOGITS, TARGET, f1, {"a": counterfactual()}, {}, estimates=10**6, seconds=0.5)
     made = result["a"].estimates
     assert made is not None
     assert 16 <= made < 10**5
@@ -224,7 +224,7 @@ def test_who_has_ways_of_its_own_to_rewards_is_not_counted() -> None:
     def own(policy: Policy, score: Any, *, generator: torch.Generator | None = None) -> Tensor:
         return counterfactual()(policy, Scorer(score.metric, score.target), generator=generator)
 
-    row = audit(LOGITS, TARGET, f1, {"own": own}, {}, estimates=300, seconds=inf)["own"]
+    row = audit(LOGITS, TARGET, f1, {"own": own}, {}, estimates=100, seconds=inf)["own"]
     assert (row.rewards, row.biased, row.logits.rewards) == (None, False, None)
 
 
@@ -232,8 +232,8 @@ def test_an_estimate_that_is_slower_than_the_time_is_made_once() -> None:
     logits, target = torch.linspace(-1, 1, 7), torch.arange(7) % 2
     candidates = {"all": enumeration(), "draws": score_function(draws=128), "quick": score_function(draws=2)}
     start = time.perf_counter()
-    result = audit(logits, target, slow_box(5e-4), candidates, {}, seconds=0.05, truth_seconds=0.2)
-    assert time.perf_counter() - start < 2
+    result = audit(logits, target, slow_box(5e-4), candidates, {}, seconds=0.05, truth_seconds=0.5)
+    assert time.perf_counter() - start < 20  # a thousand estimates of "all" would take more than a minute
     assert (result["all"].estimates, result["all"].memory) == (1, None)
     assert result["all"].logits.cosine == pytest.approx(1, abs=0.2)
     assert result["all"].logits.variance == 0

@@ -554,7 +554,7 @@ def test_without_a_table_the_digits_are_compared(capsys: pytest.CaptureFixture[s
 def test_ctrl_c_keeps_what_is_done_and_the_rest_is_made_afterwards(
     csv: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = [*THREE, "--seeds", 3, "--epochs", 150, "--patience", 150]
+    arguments = [*THREE, "--seeds", 3, "--epochs", 80, "--patience", 80]
     process = started("compare", csv, "--target=spam", "--workers", 2, *arguments, start_new_session=True)
     deadline = time.monotonic() + 60
     while not LINES.exists() or LINES.read_bytes().count(b"\n") < 1:

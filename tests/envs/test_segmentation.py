@@ -30,7 +30,7 @@ def played(env: SegmentationEnv, seed: int = 0) -> tuple[np.ndarray, np.ndarray,
     return env.game.masks[info["image"]].ravel(), action, reward, after
 
 
-@pytest.mark.parametrize(("name", "reference"), [("iou", jaccard_score), ("f1", f1_score)])
+@pytest.mark.parametrize(("name", "reference"), [("iou", jaccard_score), ("f1", f1_score), ("dice", f1_score)])
 def test_the_reward_is_that_of_scikit_learn(name: str, reference: Any) -> None:
     env = SegmentationEnv(metric=name)
     for seed in range(10):

@@ -331,7 +331,7 @@ SKLEARN = [
 ]
 
 
-@pytest.mark.parametrize(("function", "larger_is_better"), SKLEARN, ids=str)
+@pytest.mark.parametrize(("function", "larger_is_better"), SKLEARN)
 def test_a_scikit_learn_function_is_a_reward(function: Callable[..., Any], larger_is_better: bool) -> None:
     scores = from_sklearn(function, larger_is_better=larger_is_better)(DECISION, TARGET)
     for draw, row in itertools.product(range(3), range(2)):

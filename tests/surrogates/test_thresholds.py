@@ -21,7 +21,7 @@ METRICS = [*CATALOGUE.values(), profit]
 def every_threshold(metric: CountMetric, scores: Tensor, target: Tensor) -> float:
     """The best value of the metric over every way to part the scores, each tried by itself."""
     parted = [scores >= score for score in scores.unique()] + [torch.zeros_like(target)]
-    return max(metric(decision, target).item() for decision in parted)
+    return metric(torch.stack(parted), target).max().item()
 
 
 def tied(seed: int, items: int, *, levels: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -147,7 +147,8 @@ def test_bad_scores(metric, scores: Tensor, target: Tensor, error, message: str)
 def every_common_threshold(metric, scores: Tensor, target: Tensor) -> float:
     """The best mean over rows, every threshold that parts the scores tried by itself."""
     cuts = [*(score - 1e-9 for score in scores.double().unique()), math.inf]
-    return max(metric(scores.double() > float(cut), target).mean().item() for cut in cuts)
+    values = metric(torch.stack([scores.double() > float(cut) for cut in cuts]), target)
+    return values.reshape(len(cuts), -1).mean(1).max().item()
 
 
 def table(seed: int, *shape: int, levels: int = 1000) -> tuple[Tensor, Tensor]:
@@ -240,9 +241,10 @@ def test_thresholds_of_other_averages_climb_to_where_no_label_can_do_better(metr
         assert value >= alone
         rose += value > alone
         for label in range(3):
-            for cut in [*(scores[:, label].unique() - 1e-9), math.inf]:
-                changed = thresholds.index_fill(0, torch.tensor(label), float(cut))
-                assert metric(scores > changed, target).mean().item() <= value
+            cuts = [*(scores[:, label].unique() - 1e-9), math.inf]
+            changed = [thresholds.index_fill(0, torch.tensor(label), float(cut)) for cut in cuts]
+            values = metric(torch.stack([scores > each for each in changed]), target).reshape(len(cuts), -1).mean(1)
+            assert values.max().item() <= value + 1e-12
         again, _ = best_thresholds(metric, scores, target)
         assert torch.equal(again, thresholds)
     assert rose > 6  # it was worth it

@@ -1,10 +1,16 @@
-"""What the tests share."""
+"""What the tests and the doctests share."""
 
 from collections.abc import Iterator
 
 import jaxtyping
 import pytest
 import torch
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Single files are tested in this process: workers would take longer to start than most of them take."""
+    files = [argument.partition("::")[0].endswith(".py") for argument in config.args]
+    return 0 if all(files) else None
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -24,4 +30,5 @@ def as_a_user() -> Iterator[None]:
 
 @pytest.fixture
 def generator() -> torch.Generator:
+    """A fresh one, seeded."""
     return torch.Generator().manual_seed(0)
