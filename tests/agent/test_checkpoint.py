@@ -342,6 +342,22 @@ def test_the_form_of_the_environment_may_change(folder: Path) -> None:
     assert agent.evaluate(2).mean > 0
 
 
+def test_what_fails_half_way_is_undone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = updated(made(), 2)
+    before, loaded = state_of(agent), agent.optimizer.load_state_dict
+    answers = iter([RuntimeError("no\n memory"), None])
+
+    def failing_once(state: dict[str, Any]) -> None:
+        if error := next(answers):
+            raise error
+        loaded(state)
+
+    monkeypatch.setattr(agent.optimizer, "load_state_dict", failing_once)
+    with pytest.raises(ValueError, match=r"^needed the state of an agent like this one, got .* \(no memory\)$"):
+        agent.load(folder)
+    assert_same(state_of(agent), before)
+
+
 # Writing
 
 
