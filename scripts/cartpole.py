@@ -176,27 +176,24 @@ def row(method: str, runs: list[dict[str, Any]]) -> list[str]:
 
 
 def answer(runs: dict[str, list[dict[str, Any]]]) -> str:
-    """Who was first, in a sentence."""
+    """Who was first, by steps and by seconds, and what became of the usual credit."""
+    usual = CREDITS[0]
 
-    def typical(method: str, key: str) -> float:
-        return median(each[key] if each else math.inf for each in map(solved, runs[method]))
+    def fewest(key: str, found: Callable[[dict[str, Any]], dict[str, Any] | None]) -> str:
+        typical = {
+            method: median(each[key] if each else math.inf for each in map(found, of)) for method, of in runs.items()
+        }
+        best = min(typical, key=lambda method: typical[method])
+        digits = 0 if key == "steps" else 1
+        return f"{typical[best]:,.{digits}f} by `{best}` (`{usual}` {typical[usual]:,.{digits}f})"
 
-    best = min(runs, key=lambda method: typical(method, "steps"))
-    counts = {method: sum(solved(run) is not None for run in of) for method, of in runs.items()}
+    count = sum(solved(run) is not None for run in runs[usual])
     text = (
-        f"By steps `{best}` was first: it solved CartPole in {counts[best]} of {len(runs[best])} seeds, in the median "
-        f"after {typical(best, 'steps'):,.0f} steps and {typical(best, 'seconds'):.1f} seconds."
+        f"`{usual}` solved CartPole in {count} of {len(runs[usual])} seeds. The fewest steps, in the median, were "
+        f"{fewest('steps', solved)} to the first time and {fewest('steps', solved_twice)} to twice in a row; the "
+        f"fewest seconds {fewest('seconds', solved)} and {fewest('seconds', solved_twice)}."
     )
-    for method in METHODS:
-        if method.startswith("Stable"):
-            steps, seconds = typical(method, "steps"), typical(method, "seconds")
-            after = (
-                "did not within its budget"
-                if steps == math.inf
-                else f"took {steps:,.0f} steps and {seconds:.1f} seconds"
-            )
-            text += f" {method} {after} ({counts[method]} of {len(runs[method])})."
-    return fill(text, width=120)
+    return fill(text, width=120, break_on_hyphens=False)
 
 
 def jobs(seeds: int) -> Iterator[tuple[str, int]]:
