@@ -261,7 +261,7 @@ def test_interrupted_in_an_update_it_goes_on_from_a_whole_one(
 
     def interrupting(self: Normaliser, observation: Tensor) -> None:
         calls.append(self)
-        if len(calls) == 2:  # after the gradient steps of the second update
+        if len(calls) == 4:  # of returns and of observations: after the gradient steps of the second update
             signal.raise_signal(signal.SIGINT)
         normalised(self, observation)
 
