@@ -106,14 +106,11 @@ def objective(
         expected: the values of the steps' observations, with a graph: they are fitted to the targets, by least squares.
     """
     target = steps.target[None]
-
-    def score(decision: Tensor) -> Tensor:  # the play is over: its returns are known for what was decided alone
-        return target
-
     critic = None if expected is None else (lambda reward, play: reward - expected)
-    play = Play(drew, steps.decision[None], score)
+    # The play is over: its returns are known for what was decided alone.
+    play = Play(drew, steps.decision[None], lambda decision: target)
     estimate = importance_weighted(play, target, steps.advantage[None], clip=clip, critic=critic)
-    return estimate(policy, score).sum()
+    return estimate(policy, play.score).sum()
 
 
 def _steps(episodes: Episodes, advantage: Tensor, target: Tensor) -> Steps:
