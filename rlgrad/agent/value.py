@@ -22,7 +22,8 @@ class Value(nn.Module):
 
     Args:
         network: from observations ``rows *observation`` to values ``rows`` or ``rows 1``; by default the agent makes
-            one like that of its policy.
+            one like that of its policy. They are in deviations from the mean of the returns of earlier updates, so that
+            returns of any size are learned at the same pace; before the first update they are the returns themselves.
         decay: 1 for the whole return, which is unbiased but for the tails of episodes that were cut off; less leans on
             the values, with less variance and more bias.
 

@@ -240,9 +240,13 @@ def flipped(path: Path) -> None:
     path.write_bytes(content)
 
 
-def edited(path: Path, **changes: Any) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+def rewritten(path: Path, content: str) -> None:
+    path.write_text(content)
     summed(path.parent)
+
+
+def edited(path: Path, **changes: Any) -> None:
+    rewritten(path, json.dumps({**json.loads(path.read_text()), **changes}))
 
 
 def with_tensors(path: Path, change: Any) -> None:
@@ -263,10 +267,10 @@ DAMAGES: dict[str, Any] = {
     "description cut": lambda f: cut(f / "agent.json"),
     "description flipped": lambda f: flipped(f / "agent.json"),
     "sums cut": lambda f: cut(f / "SHA256SUMS"),
-    "state cut and summed": lambda f: (cut(f / "state.safetensors"), summed(f)),
-    "no JSON": lambda f: ((f / "agent.json").write_text("{"), summed(f)),
-    "no description": lambda f: ((f / "agent.json").write_text("[]"), summed(f)),
-    "deep": lambda f: ((f / "agent.json").write_text("[" * 100_000), summed(f)),
+    "state of text": lambda f: rewritten(f / "state.safetensors", "x" * 1000),
+    "no JSON": lambda f: rewritten(f / "agent.json", "{"),
+    "no description": lambda f: rewritten(f / "agent.json", "[]"),
+    "deep": lambda f: rewritten(f / "agent.json", "[" * 100_000),
     "format": lambda f: edited(f / "agent.json", format=2),
     "task": lambda f: edited(f / "agent.json", task="table"),
     "history": lambda f: edited(f / "agent.json", history=[{"update": 1}]),
@@ -358,6 +362,22 @@ def test_the_form_of_the_environment_may_change(folder: Path) -> None:
     agent = Reinforce(gym.make("CartPole-v1"), **SETTINGS)
     agent.load(folder)
     assert agent.evaluate(2).mean > 0
+
+
+def test_what_fails_half_way_is_undone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = updated(made(), 2)
+    before, loaded = state_of(agent), agent.optimizer.load_state_dict
+    answers = iter([RuntimeError("no\n memory"), None])
+
+    def failing_once(state: dict[str, Any]) -> None:
+        if error := next(answers):
+            raise error
+        loaded(state)
+
+    monkeypatch.setattr(agent.optimizer, "load_state_dict", failing_once)
+    with pytest.raises(ValueError, match=r"^needed the state of an agent like this one, got .* \(no memory\)$"):
+        agent.load(folder)
+    assert_same(state_of(agent), before)
 
 
 # Writing

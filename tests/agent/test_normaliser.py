@@ -21,6 +21,14 @@ def test_moments_are_those_of_all_that_was_shown(shape: tuple[int, ...]) -> None
     np.testing.assert_allclose(found.numpy(), (shown[2] - together.mean(0)) / together.std(0), rtol=1e-5, atol=1e-6)
 
 
+def test_what_is_restored_is_what_was_seen() -> None:
+    normalise = Normaliser((2,))
+    assert normalise.restored(torch.tensor([[3.0, -4.0]])).equal(torch.tensor([[3.0, -4.0]]))
+    shown = torch.randn(50, 2, generator=torch.Generator().manual_seed(0)) * 100 + 7
+    normalise.learn(shown)
+    torch.testing.assert_close(normalise.restored(normalise(shown)), shown)
+
+
 def test_before_anything_is_shown_numbers_stay_and_far_ones_are_cut_off() -> None:
     found = Normaliser((2,))(torch.tensor([[0.5, -3.0], [1e30, -1e30]]))
     torch.testing.assert_close(found, torch.tensor([[0.5, -3.0], [10.0, -10.0]]))

@@ -309,8 +309,8 @@ def test_rewards_that_are_huge_are_learned_from(credit: Any, reward: float) -> N
 def test_what_diverges_is_told_and_leaves_the_agent_as_it_was(credit: Any, settings: Any, what: str) -> None:
     reward = settings.pop("reward", 1.0)
     agent = Reinforce(lambda: Spiteful(reward), nn.Linear(2, 3), credit, episodes=4, scale=False, **settings)
+    before = weights(agent)
     with pytest.raises(FloatingPointError, match=rf"^needed finite numbers, got a {what} that is not; the agent is as"):
-        before = weights(agent)
         agent.update()
     assert_same(weights(agent), before)
 

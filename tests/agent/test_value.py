@@ -65,6 +65,20 @@ def test_the_value_learns_how_long_the_pole_will_stand() -> None:
     assert found == pytest.approx(1 / (1 - 0.9), rel=0.2)  # cut off at 10 steps, but it is not the end
 
 
+def test_values_are_in_the_deviations_of_earlier_returns() -> None:
+    network = nn.Linear(4, 1)
+    agent = Reinforce("CartPole-v1", None, Value(network, decay=1.0), episodes=4, discount=1.0, reuse=1, seed=0)
+    seen = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    assert isinstance(agent.credit, Value)
+    assert agent.credit(seen).equal(network(seen)[:, 0])
+    length = agent.update().mean_length * 4
+    assert agent.credit.returns.count == length  # one return to go a step, and no more for being used again
+    torch.testing.assert_close(
+        agent.credit(seen),
+        (network(seen)[:, 0] * agent.credit.returns.variance.sqrt() + agent.credit.returns.mean).float(),
+    )
+
+
 @pytest.mark.parametrize("network", [nn.Linear(4, 1), nn.Sequential(nn.Linear(4, 1), nn.Flatten(0))])
 def test_values_come_as_a_column_or_a_row(network: nn.Module) -> None:
     assert Value(network)(torch.zeros(5, 4)).shape == (5,)
@@ -105,5 +119,5 @@ def test_bad_values_are_told() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.weight * x[:, 0] * math.nan
 
-    with pytest.raises(ValueError, match="^needed finite values, got nan"):
+    with pytest.raises(ValueError, match=r"^needed finite values, got nan"):
         Reinforce("CartPole-v1", None, Value(Broken()), episodes=2).update()
