@@ -6,6 +6,7 @@ agent/SHA256SUMS             of the two
 """
 
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from rlgrad.agent.history import Update
 from rlgrad.agent.stepping import unchanged_on_failure
 from rlgrad.checks import describe
 from rlgrad.model.folder import check_destination as check_model_destination
-from rlgrad.model.folder import check_finite, replacing_model, verify
+from rlgrad.model.folder import check_finite, replacing_model, verify, where_saved
 
 if TYPE_CHECKING:
     from rlgrad.agent.reinforce import Reinforce
@@ -41,9 +42,9 @@ def check_destination(agent: "Reinforce", folder: str | Path) -> None:
     folder = Path(folder)
     _check_is_no_other(folder)
     check_model_destination(folder, overwrite=True)
-    if not (folder / _FILES[0]).exists():
+    if not (where_saved(folder) / _FILES[0]).exists():
         return
-    content = _read(folder)
+    content = _read(where_saved(folder))
     learned = [asdict(update) for update in agent.history.updates]
     if different := _different(agent, content):
         raise FileExistsError(f"needed a new folder, got {folder} with an agent made with {different}; name another")
@@ -63,6 +64,7 @@ def save(agent: "Reinforce", folder: str | Path) -> None:
         "format": _FORMAT,
         "made": _made(agent),
         "optimizer": numbers,
+        "groups": [_plain(group) for group in agent.optimizer.param_groups],
         "history": [asdict(update) for update in agent.history.updates],
     }
     _check_is_no_other(Path(folder))
@@ -76,10 +78,11 @@ def load(agent: "Reinforce", folder: str | Path) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    content = _read(Path(folder))
+    folder = where_saved(folder)
+    content = _read(folder)
     if different := _different(agent, content):
         raise ValueError(f"needed an agent made like this one, got {folder} made with {different}; make this one so")
-    path = Path(folder) / _FILES[1]
+    path = folder / _FILES[1]
     try:
         tensors = load_file(path)
         weights = {name.removeprefix("agent."): value for name, value in tensors.items() if name.startswith("agent.")}
@@ -87,6 +90,7 @@ def load(agent: "Reinforce", folder: str | Path) -> None:
         _check_alike(weights, agent.state_dict())
         history = [Update(**update) for update in content["history"]]
         optimizer = _optimizer_dict(agent.optimizer, tensors, content["optimizer"])
+        optimizer["param_groups"] = _groups(optimizer["param_groups"], content["groups"])
         with unchanged_on_failure(agent):
             agent.load_state_dict(weights)
             agent.optimizer.load_state_dict(optimizer)
@@ -123,7 +127,7 @@ def _made(agent: "Reinforce") -> dict[str, str]:
         **{setting: getattr(agent, setting) for setting in _SETTINGS},
         "normalise": agent.normaliser is not None,
         "optimizer": type(optimizer).__name__,
-        "lr": optimizer.param_groups[0]["lr"],
+        "lr": agent.lr,  # that it began with: what a schedule made of it is state
     }
     return {name: str(value) for name, value in made.items()}
 
@@ -174,3 +178,33 @@ def _optimizer_dict(
             raise LookupError(f"{key} is of none of the {count} weights of the optimizer")
         state.setdefault(int(index), {})[name] = value
     return {**optimizer.state_dict(), "state": state}
+
+
+def _plain(group: dict[str, Any]) -> dict[str, Any]:
+    """The numbers and flags of a group of weights, its learning rate above all; tensors of one number as that."""
+    plain = {name: value.item() if isinstance(value, Tensor) else value for name, value in group.items()}
+    number = bool | int | float | None
+    return {
+        name: value
+        for name, value in plain.items()
+        if isinstance(value, number) or (isinstance(value, tuple) and all(isinstance(each, number) for each in value))
+    }
+
+
+def _groups(own: list[dict[str, Any]], saved: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Groups of weights with the numbers that were saved, such as a learning rate that a schedule had lowered."""
+    if len(saved) != len(own):
+        raise LookupError(f"{len(saved)} groups of weights instead of {len(own)}")
+    return [
+        {**group, **{name: _like(group.get(name), value, name) for name, value in numbers.items() if name != "params"}}
+        for group, numbers in zip(own, saved, strict=True)
+    ]
+
+
+def _like(own: object, value: Any, name: str) -> Any:
+    """A value of JSON in the type that the optimizer has for it."""
+    if isinstance(own, float | Tensor) and not (isinstance(value, int | float) and math.isfinite(value)):
+        raise TypeError(f"{name} is {value!r}, which is no finite number")
+    if isinstance(own, Tensor):
+        return torch.full_like(own, value)
+    return tuple(value) if isinstance(value, list) else value

@@ -1,6 +1,7 @@
 """Environments in the one form that the agent plays: vectorised, with observations that are arrays of numbers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import gymnasium as gym
@@ -54,6 +55,39 @@ def vectorised(env: AnyEnv, episodes: int, *, same_start: bool = False) -> Vecto
             f"{envs.num_envs * -(-episodes // envs.num_envs)} would do"
         )
     return _flat(envs)
+
+
+@contextmanager
+def another(env: AnyEnv, episodes: int, *, like: VectorEnv[Any, Any, Any]) -> Iterator[VectorEnv[Any, Any, Any]]:
+    """An environment to be tested in, as a vector, which is closed in the end if it is made here.
+
+    Args:
+        env: as of ``vectorised``.
+        episodes: to be played side by side, where it is not a vector yet.
+        like: what the agent learned in.
+
+    Raises:
+        TypeError, ValueError: as ``vectorised``, or observations of another shape or other actions.
+    """
+    envs = vectorised(env, env.num_envs if isinstance(env, VectorEnv) else episodes)
+    try:
+        wanted, got = ((each.single_observation_space.shape, each.single_action_space) for each in (like, envs))
+        if wanted != got:
+            raise ValueError(
+                f"needed an environment with observations of shape {wanted[0]} and actions {wanted[1]}, as the agent "
+                f"learned in, got {got[0]} and {got[1]}; wrap it so"
+            )
+        yield envs
+    finally:
+        if is_made_here(env):
+            envs.close()
+
+
+def name_of(envs: VectorEnv[Any, Any, Any]) -> str:
+    """The id of the environments, or the name of their class where they have none."""
+    first = getattr(envs.unwrapped, "envs", [envs])[0]
+    spec = envs.spec or first.spec
+    return spec.id if spec else type(first.unwrapped).__name__
 
 
 def is_made_here(env: AnyEnv) -> bool:

@@ -54,12 +54,15 @@ def credited(episodes: Episodes, credit: Credit, *, discount: float) -> Steps:
         discount: weight of the next step's reward against this one's.
 
     Raises:
-        TypeError, ValueError: the credit is not a finite number for each step.
+        TypeError, ValueError: the credit is not a finite number for each step, or is one that learns.
     """
     returns, ran = discounted_returns(episodes.reward, discount), episodes.ran
     if isinstance(credit, MovingAverage):  # an average over steps, not over what comes after an episode
         return _steps(episodes, credit(returns[ran], None), returns[ran])
-    return _steps(episodes, checked(credit(returns, None), returns.shape, what="credits")[ran], returns[ran])
+    advantage = checked(credit(returns, None), returns.shape, what="credits")
+    if advantage.requires_grad:
+        raise TypeError("needed a credit of numbers, got one with a gradient, as if to learn; use Value, or detach it")
+    return _steps(episodes, advantage[ran], returns[ran])
 
 
 def credited_by_value(
@@ -103,14 +106,11 @@ def objective(
         expected: the values of the steps' observations, with a graph: they are fitted to the targets, by least squares.
     """
     target = steps.target[None]
-
-    def score(decision: Tensor) -> Tensor:  # the play is over: its returns are known for what was decided alone
-        return target
-
     critic = None if expected is None else (lambda reward, play: reward - expected)
-    play = Play(drew, steps.decision[None], score)
+    # The play is over: its returns are known for what was decided alone.
+    play = Play(drew, steps.decision[None], lambda decision: target)
     estimate = importance_weighted(play, target, steps.advantage[None], clip=clip, critic=critic)
-    return estimate(policy, score).sum()
+    return estimate(policy, play.score).sum()
 
 
 def _steps(episodes: Episodes, advantage: Tensor, target: Tensor) -> Steps:

@@ -3,7 +3,7 @@
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def mlp(shape: tuple[int, ...], outputs: int, *, seed: int, last: float = 1.0) -> nn.Sequential:
@@ -31,3 +31,8 @@ def mlp(shape: tuple[int, ...], outputs: int, *, seed: int, last: float = 1.0) -
         output.weight.mul_(last)
         output.bias.zero_()
     return network
+
+
+def in_type_of(network: nn.Module, numbers: Tensor) -> Tensor:
+    """The numbers in the floating-point type that the network calculates in, or as they are if it has none."""
+    return numbers.to(next((each.dtype for each in network.parameters() if each.is_floating_point()), numbers.dtype))

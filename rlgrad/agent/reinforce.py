@@ -3,21 +3,23 @@
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from gymnasium.vector import VectorEnv
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from rlgrad.agent import checkpoint
-from rlgrad.agent.environments import AnyEnv, as_numbers, is_made_here, vectorised
+from rlgrad.agent.environments import AnyEnv, another, as_numbers, is_made_here, name_of, vectorised
 from rlgrad.agent.episodes import Act, Episodes, joined, play
 from rlgrad.agent.heads import head_for
 from rlgrad.agent.history import Evaluation, History, Update
 from rlgrad.agent.learning import Steps, credited, credited_by_value, objective
-from rlgrad.agent.networks import mlp
+from rlgrad.agent.networks import in_type_of, mlp
 from rlgrad.agent.normaliser import Normaliser
 from rlgrad.agent.settings import check_network, check_numbers, check_whole, credit_of
 from rlgrad.agent.stepping import step, unchanged_on_failure
@@ -113,9 +115,9 @@ class Reinforce(nn.Module):
         self.episodes, self.same_start, self.max_episode_steps = episodes, same_start, max_episode_steps
         self.discount, self.entropy, self.scale = discount, entropy, scale
         self.clip = clip if self.reuse > 1 else None  # at the policy that drew all ratios are 1
-        self.max_grad_norm, self.seed = max_grad_norm, seed
+        self.max_grad_norm, self.lr, self.seed = max_grad_norm, lr, seed
         self.envs, self._is_mine = vectorised(env, episodes, same_start=same_start), is_made_here(env)
-        self.env_name = getattr(getattr(env, "spec", self.envs.spec), "id", type(env).__name__)
+        self.env_name = name_of(self.envs)
         try:
             with torch.device("cpu"):  # where environments are played, whatever the default
                 self._build(policy, normalise=normalise)
@@ -184,7 +186,8 @@ class Reinforce(nn.Module):
         start = time.perf_counter()
         number = self.history.last.update + 1
         generator = torch.Generator().manual_seed(self._key(_DRAWING, number))
-        episodes = self._play(self._drawn(generator), self.episodes, self._key(_PLAYING, number), self.same_start)
+        key = self._key(_PLAYING, number)
+        episodes = self._play(self.envs, self._drawn(generator), self.episodes, key, same_start=self.same_start)
         with unchanged_on_failure(self):
             entropy, norm = self._learn_from(episodes)
             if self.normaliser is not None:
@@ -246,27 +249,35 @@ class Reinforce(nn.Module):
         return self.history
 
     def evaluate(
-        self, episodes: int = 100, *, by: Literal["mode", "draws", "random"] = "mode", seed: int = 0
+        self,
+        episodes: int = 100,
+        *,
+        by: Literal["mode", "draws", "random"] = "mode",
+        env: AnyEnv | None = None,
+        seed: int = 0,
     ) -> Evaluation:
         """Returns of fresh episodes; nothing is learned.
 
         Args:
             episodes: at least so many; rounded up to a multiple of the environments.
             by: the most probable actions, drawn ones, or those of no policy: each action as likely as any.
+            env: another environment than that of the learning, with observations of the same shape and the same
+                actions.
             seed: of the episodes, other ones than those of the learning.
 
         Raises:
-            EnvironmentFailed, ValueError: as ``update``.
+            EnvironmentFailed, ValueError: as ``update``; the other environment does not fit.
         """
         check_whole("episodes", episodes)
         check_whole("seed", seed, least=0)
-        count = -(-episodes // self.envs.num_envs) * self.envs.num_envs
-        key = self._key(_EVALUATING, seed)
-        drawn = self._drawn(torch.Generator().manual_seed(key))
-        acts: dict[str, Act] = {"mode": self._mode, "draws": drawn, "random": self._random(key)}
-        if by not in acts:
+        if by not in ("mode", "draws", "random"):
             raise ValueError(f'needed by="mode", "draws" or "random", got {by!r}')
-        played = self._play(acts[by], count, key)
+        key, few = self._key(_EVALUATING, seed), min(episodes, self.episodes)
+        with nullcontext(self.envs) if env is None else another(env, few, like=self.envs) as envs:
+            drawn = self._drawn(torch.Generator().manual_seed(key))
+            acts: dict[str, Act] = {"mode": self._mode, "draws": drawn, "random": _random(envs, key)}
+            count = -(-episodes // envs.num_envs) * envs.num_envs
+            played = self._play(envs, acts[by], count, key)
         return Evaluation(tuple(played.returns.tolist()), tuple(played.lengths.tolist()))
 
     def save(self, folder: str | Path) -> None:
@@ -295,7 +306,7 @@ class Reinforce(nn.Module):
     def _seen(self, observation: Tensor) -> Tensor:
         """Observations as the networks take them."""
         seen = observation if self.normaliser is None else self.normaliser(observation)
-        return seen.to(next((p.dtype for p in self.network.parameters() if p.is_floating_point()), seen.dtype))
+        return in_type_of(self.network, seen)
 
     def _drawn(self, generator: torch.Generator | None) -> Act:
         def act(observation: Tensor) -> tuple[Tensor, np.ndarray]:
@@ -310,20 +321,17 @@ class Reinforce(nn.Module):
             decision = self(observation).mode
         return decision, self.head.action(decision)
 
-    def _random(self, key: int) -> Act:
-        space = self.envs.action_space
-        space.seed(key)
-        return lambda observation: (None, np.asarray(space.sample()))
-
     def _key(self, *what: int) -> int:
         """A number that depends on the seed and on what it is for alone, as ``reset`` and ``manual_seed`` take it."""
         return int(np.random.SeedSequence([self.seed, *what]).generate_state(1)[0]) >> 1
 
-    def _play(self, act: Act, episodes: int, key: int, same_start: bool = False) -> Episodes:
-        together = self.envs.num_envs
+    def _play(
+        self, envs: VectorEnv[Any, Any, Any], act: Act, episodes: int, key: int, *, same_start: bool = False
+    ) -> Episodes:
+        together = envs.num_envs
         first = range(key, key + episodes, together)
         seeds = [[key] * together if same_start else list(range(at, at + together)) for at in first]
-        return joined([play(self.envs, act, seeds=each, limit=self.max_episode_steps) for each in seeds])
+        return joined([play(envs, act, seeds=each, limit=self.max_episode_steps) for each in seeds])
 
     def _learn_from(self, episodes: Episodes) -> tuple[float, float]:
         """Gradient steps on these episodes; the mean entropy before them, and the mean norm of the gradients."""
@@ -364,6 +372,12 @@ class Reinforce(nn.Module):
         assert isinstance(self.credit, Value)
         with torch.no_grad():
             return torch.cat([self.credit(self._seen(observation[rows])) for rows in _parts(observation)])
+
+
+def _random(envs: VectorEnv[Any, Any, Any], key: int) -> Act:
+    """No policy: each action as likely as any."""
+    envs.action_space.seed(key)
+    return lambda observation: (None, np.asarray(envs.action_space.sample()))
 
 
 def _parts(observation: Tensor) -> Iterator[slice]:

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rlgrad.agent.episodes import Episodes
+from rlgrad.agent.networks import in_type_of
 from rlgrad.agent.normaliser import Normaliser
 from rlgrad.credit import generalized_advantage
 
@@ -54,7 +55,7 @@ class Value(nn.Module):
             ValueError: it gives something of another shape.
         """
         assert self.network is not None
-        value: Tensor = self.network(seen)
+        value: Tensor = self.network(in_type_of(self.network, seen))
         if value.shape not in ((len(seen),), (len(seen), 1)):
             raise ValueError(
                 f"needed values of shape ({len(seen)},) or ({len(seen)}, 1) from the network of values, got "

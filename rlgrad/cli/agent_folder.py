@@ -22,8 +22,12 @@ def prepare(out: Path, settings: dict[str, Any], *, overwrite: bool) -> None:
         FileExistsError: something else is there, or agents of other settings that are not to be overwritten.
         OSError: no file can be written there.
     """
+    from rlgrad.model.folder import clear_remains
+
     path = out / RESULT
     check_writable(path)
+    for left in out.glob(".seed-*.*"):  # by a save that was killed
+        clear_remains(out / left.name.split(".")[1])
     before = _settings_in(path) if path.exists() else None
     if before is None and any(out.iterdir()):
         raise FileExistsError(f"needed a new folder, or one of rlgrad agent, got {out} with other files; name another")

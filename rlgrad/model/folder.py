@@ -56,9 +56,18 @@ def replacing_folder(folder: str | Path) -> Iterator[Path]:
     """A folder to write in under another name, which takes the place of any older one when the block has ended well."""
     folder = Path(folder).resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
-    _clear_remains(folder)
+    clear_remains(folder)
     with _renamed_when_complete(folder) as part:
         yield part
+
+
+def where_saved(folder: str | Path) -> Path:
+    """The folder of a model, or where it was moved by a save that was killed before the new one took its place.
+
+    Nothing is renamed, as another process may be saving there right now.
+    """
+    folder = Path(folder)
+    return folder if folder.exists() else next(_moved_aside(folder.resolve()), folder)
 
 
 def task_of(folder: str | Path) -> str:
@@ -67,7 +76,7 @@ def task_of(folder: str | Path) -> str:
     What is wrong with a folder is told by whoever loads it.
     """
     try:
-        content = json.loads((Path(folder) / "model.json").read_text(encoding="utf-8"))
+        content = json.loads((where_saved(folder) / "model.json").read_text(encoding="utf-8"))
         return "segmentation" if content["task"] == "segmentation" else "table"
     except (LookupError, OSError, RecursionError, TypeError, ValueError):
         return "table"
@@ -102,7 +111,7 @@ def read_weights(network: nn.Module, path: Path) -> None:
 
 def check_is_model(folder: Path) -> None:
     """Raise a FileNotFoundError unless a model was saved in the folder."""
-    if not (folder / SUMS).is_file():
+    if not (where_saved(folder) / SUMS).is_file():
         raise FileNotFoundError(f"needed a folder written by rlgrad train, got {folder}, which has no {SUMS}")
 
 
@@ -144,12 +153,12 @@ def _renamed_when_complete(folder: Path) -> Iterator[Path]:
         for path in (*part.iterdir(), part):
             _synchronise(path)
         old = part.with_suffix(".old")
-        if folder.exists():
-            folder.rename(old)
         try:
+            if folder.exists():
+                folder.rename(old)
             part.rename(folder)
         except BaseException:
-            if old.exists():
+            if old.exists() and not folder.exists():
                 old.rename(folder)
             raise
         shutil.rmtree(old, ignore_errors=True)
@@ -158,15 +167,19 @@ def _renamed_when_complete(folder: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _clear_remains(folder: Path) -> None:
+def clear_remains(folder: Path) -> None:
     """Remove what a killed save left; a model that it had only moved aside comes back first."""
-    for old in folder.parent.glob(f".{glob.escape(folder.name)}.*.old"):
+    for old in _moved_aside(folder):
         if folder.exists():
             shutil.rmtree(old, ignore_errors=True)
         else:
             old.rename(folder)
     for part in folder.parent.glob(f".{glob.escape(folder.name)}.*.part"):
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _moved_aside(folder: Path) -> Iterator[Path]:
+    return folder.parent.glob(f".{glob.escape(folder.name)}.*.old")
 
 
 def _synchronise(path: Path) -> None:

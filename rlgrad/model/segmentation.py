@@ -17,7 +17,7 @@ from jaxtyping import Float, Int32
 
 from rlgrad.images.fitting import STRIDE, fit_to, rounded_up
 from rlgrad.images.problem import normalised
-from rlgrad.model.folder import check_finite, read_weights, replacing_model, verify, write_weights
+from rlgrad.model.folder import check_finite, read_weights, replacing_model, verify, where_saved, write_weights
 from rlgrad.model.unet import WIDTHS, UNet, build_unet
 
 _TASK, _FORMAT = "segmentation", 1
@@ -137,7 +137,7 @@ def load_segmentation(folder: str | Path) -> SegmentationModel:
         FileNotFoundError: the folder or one of its files is missing.
         ValueError: a file is not as it was saved, of another format, or holds a weight that is not finite.
     """
-    folder = Path(folder)
+    folder = where_saved(folder)
     verify(folder, _FILES)
     description = _read_description(folder / "model.json")
     network = build_unet(description.channels, description.outputs, description.widths, seed=0)

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import nn
 
-from rlgrad.model.folder import check_finite, read_weights, replacing_model, verify, write_weights
+from rlgrad.model.folder import check_finite, read_weights, replacing_model, verify, where_saved, write_weights
 from rlgrad.tables import encode, load_preprocessor, save_preprocessor
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ def load_model(folder: str | Path) -> TableModel:
         FileNotFoundError: the folder or one of its files is missing.
         ValueError: a file is not as it was saved, of another format, or holds a weight that is not finite.
     """
-    folder = Path(folder)
+    folder = where_saved(folder)
     verify(folder, _FILES)
     description = _read_description(folder / "model.json")
     network = build(description.network, description.inputs, len(description.labels), seed=0)

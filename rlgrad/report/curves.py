@@ -59,7 +59,8 @@ def figure(
 
     curves = {name: [_curve(name, updates) for updates in of_name] for name, of_name in runs.items()}
     if not curves or not all(curves.values()):
-        raise ValueError(f"needed a run for each name, got {dict.fromkeys(curves, 0) or 'no name'}; pass histories")
+        got = f"none for {', '.join(name for name in curves if not curves[name])}" if curves else "no name"
+        raise ValueError(f"needed a run for each name, got {got}; pass histories")
     drawn = Figure(figsize=(7.2, 4.4), layout="constrained")
     panel = drawn.subplots()
     reach = _REACH * max(curve[0, -1] for of_name in curves.values() for curve in of_name)

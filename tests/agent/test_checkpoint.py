@@ -86,6 +86,24 @@ def test_each_optimizer_goes_on(optimizer: Any, tmp_path: Path) -> None:
     assert_same(state_of(updated(resumed, 1)), state_of(updated(made(optimizer=optimizer, max_grad_norm=math.inf), 3)))
 
 
+@pytest.mark.parametrize("optimizer", [torch.optim.Adam, lambda p, lr: torch.optim.Adam(p, lr=torch.tensor(lr))])
+def test_a_learning_rate_that_was_lowered_is_gone_on_with(optimizer: Any, tmp_path: Path) -> None:
+    whole = made(optimizer=optimizer)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(whole.optimizer, 0.5)
+    for _ in range(3):
+        whole.update()
+        schedule.step()
+        whole.learn(0, out=tmp_path / "a", progress=False)  # no other agent than the one that was saved there
+    resumed = made(optimizer=optimizer)
+    resumed.load(tmp_path / "a")
+    (one,), (other,) = resumed.optimizer.param_groups, whole.optimizer.param_groups
+    assert float(one["lr"]) == pytest.approx(0.01 / 8)
+    assert {k: v for k, v in one.items() if k != "params"} == {k: v for k, v in other.items() if k != "params"}
+    assert type(one["lr"]) is type(other["lr"])
+    assert type(one["betas"]) is tuple
+    assert_same(state_of(updated(resumed, 1)), state_of(updated(whole, 1)))
+
+
 class Odd(nn.Module):
     """Tied weights, a frozen one, buffers, dropout."""
 
@@ -261,6 +279,10 @@ DAMAGES: dict[str, Any] = {
     "optimizer of another": lambda f: edited(f / "agent.json", optimizer={"99.step": 1}),
     "optimizer none": lambda f: edited(f / "agent.json", optimizer=None),
     "other settings": lambda f: edited(f / "agent.json", made={}),
+    "groups none": lambda f: edited(f / "agent.json", groups=None),
+    "groups too many": lambda f: edited(f / "agent.json", groups=[{"lr": 0.1}, {"lr": 0.1}]),
+    "groups of words": lambda f: edited(f / "agent.json", groups=[{"lr": "fast"}]),
+    "groups that are NaN": lambda f: edited(f / "agent.json", groups=[{"lr": math.nan}]),
     "NaN": lambda f: with_tensors(f / "state.safetensors", lambda t: t["agent.network.5.bias"].fill_(math.nan)),
     "infinite": lambda f: with_tensors(f / "state.safetensors", lambda t: t["agent.normaliser.mean"].fill_(math.inf)),
     "shape": lambda f: with_tensors(f / "state.safetensors", lambda t: set_first(t, torch.zeros(3))),
@@ -394,6 +416,19 @@ def test_an_older_agent_survives_a_failed_save(
     older = made()
     older.load(folder)
     assert_same(state_of(older), before)
+    assert [path.name for path in folder.parent.iterdir()] == ["a"]
+
+
+def test_an_agent_that_a_killed_save_moved_aside_is_found(folder: Path) -> None:
+    aside = folder.rename(folder.with_name(".a.k3x.old"))
+    folder.with_name(".a.k3x.part").mkdir()
+    agent = made()
+    agent.load(folder)
+    assert len(agent.history.updates) == 1
+    assert aside.exists()  # as another process may be saving
+    with pytest.raises(FileExistsError, match="another history"):
+        made().learn(10, out=folder, progress=False)
+    agent.save(folder)
     assert [path.name for path in folder.parent.iterdir()] == ["a"]
 
 

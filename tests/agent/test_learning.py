@@ -306,6 +306,11 @@ def test_parts_of_a_batch_add_up(credit: Any, monkeypatch: pytest.MonkeyPatch) -
         (lambda reward, play: reward[:1], ValueError, r"^needed credits of shape \(2, 2\)"),
         (lambda reward, play: reward * math.nan, ValueError, "^needed finite credits, got nan"),
         (lambda reward, play: 1.0, TypeError, "^needed a tensor of credits, got 1.0"),
+        (
+            lambda reward, play: reward - torch.ones((), requires_grad=True),
+            TypeError,
+            "^needed a credit of numbers, got one with a gradient, as if to learn; use Value, or detach it",
+        ),
     ],
 )
 def test_what_is_no_credit_is_told(credit: Any, error: type[Exception], message: str) -> None:

@@ -32,8 +32,8 @@ def assert_same(one: list[Tensor], other: list[Tensor]) -> None:
 
 @pytest.mark.parametrize("credit", ["leave_one_out", "value", "moving_average", "none"])
 def test_it_learns_to_balance(credit: str) -> None:
-    agent = made(credit, episodes=8, max_episode_steps=100)
-    agent.learn(6_000, progress=False)
+    agent = made(credit, episodes=8, max_episode_steps=60)
+    agent.learn(3_000, progress=False)
     after, chance = agent.evaluate(30), agent.evaluate(30, by="random")
     assert after.mean - chance.mean > 3 * math.hypot(after.standard_error, chance.standard_error)
 
@@ -142,6 +142,42 @@ def test_testing_teaches_nothing() -> None:
         assert found.returns == tuple(map(float, found.lengths))
     assert_same(weights(agent), before)
     assert len(agent.history.updates) == 1
+
+
+def test_it_is_tested_on_another_environment_of_the_same_spaces() -> None:
+    agent = made("value")
+    agent.update()
+    many = gym.make_vec("CartPole-v1", num_envs=3, max_episode_steps=12)
+    with gym.make("CartPole-v1") as single:
+        for env, count in ((many, 6), ("CartPole-v1", 8), (single, 5), (lambda: gym.make("CartPole-v1"), 8)):
+            found = agent.evaluate(5, env=env, by="draws")
+            assert len(found.returns) == count
+            assert (max(found.lengths) <= 12) == (env is many)
+            assert found == agent.evaluate(5, env=env, by="draws")
+        single.reset()  # closed by who made it alone
+    assert agent.evaluate(4, env="CartPole-v1") == agent.evaluate(4)
+    with pytest.raises(ValueError, match=r"^needed .* of shape \(4,\) and actions Discrete\(2\), .*, got \(6,\) and"):
+        agent.evaluate(4, env="Acrobot-v1")
+
+
+def test_wrappers_that_record_see_every_episode() -> None:
+    single = gym.wrappers.RecordEpisodeStatistics(gym.make("CartPole-v1"))
+    agent = Reinforce(single, episodes=3)
+    update = agent.update()
+    assert np.mean(single.return_queue) == pytest.approx(update.mean_return)
+    assert len(single.return_queue) == 3
+
+
+def test_a_schedule_may_change_the_learning_rate_between_updates() -> None:
+    still, moving = made(), made()
+    for agent in (still, moving):
+        agent.update()
+    still.optimizer.param_groups[0]["lr"] = 0.0
+    before = [each.clone() for each in still.parameters()]
+    for agent in (still, moving):
+        agent.update()
+    assert_same([*still.parameters()], before)
+    assert not torch.equal(next(moving.parameters()), before[0])
 
 
 def test_actions_of_no_policy_are_as_likely_as_any() -> None:

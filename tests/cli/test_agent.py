@@ -23,7 +23,7 @@ from rlgrad.cli import Agent, main
 from rlgrad.credit import none
 from rlgrad.study.statistics import interval
 
-CARTPOLE = ["agent", "--env=CartPole-v1", "--episodes=4", "--evaluate=8", "--steps=800"]
+CARTPOLE = ["agent", "--env=CartPole-v1", "--episodes=4", "--evaluate=4", "--steps=400"]
 
 
 @pytest.fixture(autouse=True)
@@ -133,10 +133,10 @@ def test_the_agent_in_the_folder_is_that_of_the_library() -> None:
     assert main([*CARTPOLE, "--credit=value", "--out=out"]) == 0
     agent = Reinforce("CartPole-v1", credit="value", episodes=4)
     agent.load("out/seed-0")
-    assert list(agent.evaluate(8).returns) == result("out")["runs"][0]["returns"]
-    assert list(agent.evaluate(8, by="random").returns) == result("out")["runs"][0]["random_returns"]
+    assert list(agent.evaluate(4).returns) == result("out")["runs"][0]["returns"]
+    assert list(agent.evaluate(4, by="random").returns) == result("out")["runs"][0]["random_returns"]
     same = Reinforce("CartPole-v1", credit="value", episodes=4)
-    same.learn(800, progress=False)
+    same.learn(400, progress=False)
     assert [each.mean_return for each in same.history.updates] == [
         each["mean_return"] for each in history("out/seed-0")
     ]
@@ -186,7 +186,7 @@ def test_without_a_folder_it_only_prints(capsys: pytest.CaptureFixture[str]) -> 
 def test_more_steps_go_on_as_if_there_had_been_no_stop(credit: str, capsys: pytest.CaptureFixture[str]) -> None:
     command = [*CARTPOLE, f"--credit={credit}", "--reuse=2"]
     assert main([*command, "--out=whole"]) == 0
-    assert main([*command, "--out=parts", "--steps=300"]) == 0
+    assert main([*command, "--out=parts", "--steps=150"]) == 0
     capsys.readouterr()
     assert main([*command, "--out=parts"]) == 0
     assert re.search(r"^seed 0: goes on after \d\d\d steps$", capsys.readouterr().out, re.MULTILINE)
@@ -230,6 +230,19 @@ def test_overwrite_removes_agents_and_nothing_else(capsys: pytest.CaptureFixture
     assert (Path("out") / "seed-0" / "thesis.txt").read_text() == "years"
 
 
+@pytest.mark.parametrize("more", [[], ["--overwrite"]])
+def test_an_agent_that_a_killed_save_moved_aside_is_found(more: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["agent", "--env=Target-v0", "--evaluate=2", "--out=out"]
+    assert main([*command, "--steps=80"]) == 0
+    before = history("out/seed-0")
+    Path("out/seed-0").rename("out/.seed-0.k3x.old")
+    capsys.readouterr()
+    assert main([*command, "--steps=160", *more]) == 0
+    assert ("goes on after 80 steps" in capsys.readouterr().out) == (not more)
+    assert history("out/seed-0")[: len(before)] == before  # the same seed
+    assert sorted(path.name for path in Path("out").iterdir()) == ["learning.svg", "result.json", "seed-0"]
+
+
 @pytest.mark.skipif(os.name != "posix", reason="another way to interrupt")
 def test_interrupted_it_goes_on_where_it_was() -> None:
     command = ["agent", "--env=test_agent:Target-v0", "--episodes=4", "--evaluate=4", "--credit=value", "--out=out"]
@@ -261,7 +274,7 @@ def test_interrupted_in_an_update_it_goes_on_from_a_whole_one(
 
     def interrupting(self: Normaliser, observation: Tensor) -> None:
         calls.append(self)
-        if len(calls) == 2:  # after the gradient steps of the second update
+        if len(calls) == 4:  # of returns and of observations: after the gradient steps of the second update
             signal.raise_signal(signal.SIGINT)
         normalised(self, observation)
 

@@ -91,7 +91,7 @@ def test_equal_histories_give_equal_files(tmp_path: Path, suffix: str) -> None:
     ("runs", "message"),
     [
         ({}, "needed a run for each name, got no name"),
-        ({"none": []}, "needed a run for each name"),
+        ({"none": [], "value": [updates(RETURNS)]}, "needed a run for each name, got none for none; pass histories"),
         ({"none": [[]]}, "needed at least one update a run, got none for 'none'"),
         ({"none": [[{"steps": 1}]]}, r"got others for 'none' \('mean_return'\)"),
         ({"none": [[{"steps": 1, "mean_return": None}]]}, "needed finite returns"),
