@@ -6,7 +6,7 @@ and a vector environment of n is a game of n, whose metric is asked once for all
 
 import operator
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import gymnasium as gym
 import numpy as np
@@ -29,6 +29,7 @@ Frame = UInt8[np.ndarray, "height width 3"]
 RENDER_FPS = 4
 
 
+@runtime_checkable
 class Game(Protocol):
     """The rules of n episodes side by side, in NumPy; no episode sees another.
 
@@ -214,14 +215,12 @@ class GameVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         return seed
 
     def _seed(self, seeds: Sequence[int | None], which: Running) -> None:
-        made = {i: seeding.np_random(seeds[i]) for i in range(self.num_envs) if self._needs_rng(seeds[i], which[i])}
+        new = [not self._rngs or (seed is not None and begins) for seed, begins in zip(seeds, which, strict=True)]
+        made = {i: seeding.np_random(seeds[i]) for i in np.flatnonzero(new)}
         self._rngs = self._rngs or [rng for rng, _ in made.values()]
         self._seeds = self._seeds or [used for _, used in made.values()]
         for i, (rng, used) in made.items():
             self._rngs[i], self._seeds[i] = rng, used
-
-    def _needs_rng(self, seed: int | None, begins: bool) -> bool:
-        return not self._rngs or (seed is not None and bool(begins))
 
     def _begin(self, which: Running) -> None:
         episodes = np.flatnonzero(which)
@@ -337,7 +336,7 @@ def checked_actions(space: gym.Space[Any], actions: Shaped[np.ndarray, "..."], r
 def _bounds(space: gym.Space[Any]) -> tuple[Shaped[np.ndarray, "*shape"], Shaped[np.ndarray, "*shape"]]:
     """The lowest and the highest action of a space."""
     if isinstance(space, gym.spaces.Discrete):
-        return np.int64(space.start), np.int64(space.start + space.n - 1)
+        return np.array(space.start), np.array(space.start + space.n - 1)
     if isinstance(space, gym.spaces.MultiDiscrete):
         return space.start.astype(np.int64), (space.start + space.nvec - 1).astype(np.int64)
     if isinstance(space, gym.spaces.MultiBinary):

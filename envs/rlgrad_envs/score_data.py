@@ -133,7 +133,7 @@ def _held_out(name: str) -> Scores:
     x, x_held_out, y, truth = train_test_split(
         data.features, data.target, test_size=0.5, random_state=0, stratify=data.target
     )
-    scores = LogisticRegression(C=0.01, max_iter=1000).fit(x, y).predict_proba(x_held_out)
+    scores = LogisticRegression(C=0.01, max_iter=1000).fit(x, y).predict_proba(x_held_out).astype(np.float64)
     if len(data.classes) == 2:
         return Scores("yes or no", scores[:, 1:], truth, (data.classes[1],))
     return Scores("classes", scores, truth, data.classes)

@@ -113,7 +113,7 @@ def test_a_metric_that_fails_is_named(metric: object, error: type[Exception], me
         (True, TypeError, "got True"),
     ],
 )
-def test_a_batch_of_no_size_is_refused(size: object, error: type[Exception], message: str) -> None:
+def test_a_batch_of_no_size_is_refused(size: object, error: type[Exception], message: str, as_a_user: None) -> None:
     with pytest.raises(error, match=message):
         gym.make("rlgrad/BatchClassification-v0", batch_size=size)
 

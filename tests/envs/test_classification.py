@@ -86,7 +86,7 @@ def test_counts_score_as_the_decisions_do_out_of_step(rewards: Any, counted: Any
 
 
 @pytest.mark.parametrize("rewards", ["Final", "", None])
-def test_other_rewards_are_refused(rewards: Any) -> None:
+def test_other_rewards_are_refused(rewards: Any, as_a_user: None) -> None:
     with pytest.raises(ValueError, match='needed rewards "final" or "change", got'):
         ClassificationEnv(rewards=rewards)
 

@@ -90,7 +90,9 @@ def test_a_file_is_read_by_the_tables_of_rlgrad(tmp_path: Path) -> None:
         (pd.DataFrame({"a": [1, np.inf, 3, 4], "b": ["x", "y"] * 2}), "b", ValueError, "inf in row 2"),
     ],
 )
-def test_bad_data_are_refused(data: Any, target: str | None, error: type[Exception], message: str) -> None:
+def test_bad_data_are_refused(
+    data: Any, target: str | None, error: type[Exception], message: str, as_a_user: None
+) -> None:
     with pytest.raises(error, match=message):
         load_data(data, target)
 

@@ -193,7 +193,7 @@ HOLED[2, 0, 1, 1] = np.nan
     ],
 )
 def test_bad_arguments_are_refused_at_construction(
-    arguments: dict[str, Any], error: type[Exception], said: str
+    arguments: dict[str, Any], error: type[Exception], said: str, as_a_user: None
 ) -> None:
     with pytest.raises(error, match=said):
         SegmentationEnv(**arguments)

@@ -146,7 +146,7 @@ def test_a_picture_shows_the_units_and_is_as_large_before_as_after() -> None:
     ],
 )
 def test_bad_arguments_are_refused_at_construction(
-    arguments: dict[str, Any], error: type[Exception], said: str
+    arguments: dict[str, Any], error: type[Exception], said: str, as_a_user: None
 ) -> None:
     with pytest.raises(error, match=said):
         StepNetworkEnv(**arguments)

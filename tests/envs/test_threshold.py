@@ -211,7 +211,7 @@ def test_a_picture_moves_with_the_threshold(data: Any) -> None:
     ],
 )
 def test_bad_arguments_are_refused_at_construction(
-    arguments: dict[str, Any], error: type[Exception], said: str
+    arguments: dict[str, Any], error: type[Exception], said: str, as_a_user: None
 ) -> None:
     with pytest.raises(error, match=said):
         ThresholdEnv(**arguments)
@@ -229,6 +229,6 @@ def test_bad_arguments_are_refused_at_construction(
         ({"a": [0.1, 0.9], "b": [0.9, 0.1], "y": ["a", None]}, "y", "missing"),
     ],
 )
-def test_tables_that_do_not_fit_are_refused(table: dict[str, Any], target: str, said: str) -> None:
+def test_tables_that_do_not_fit_are_refused(table: dict[str, Any], target: str, said: str, as_a_user: None) -> None:
     with pytest.raises(ValueError, match=said):
         scores_of(pd.DataFrame(table), target)
