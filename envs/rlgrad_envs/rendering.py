@@ -87,16 +87,16 @@ class Window:
     def __init__(self, fps: int) -> None:
         self.pygame = _pygame()
         self.fps = fps
-        self.screen: Any = None
         self.clock = self.pygame.time.Clock()
 
     def show(self, frame: UInt8[np.ndarray, "height width 3"]) -> None:
-        """Show a picture; the first says how large the window is."""
-        if self.screen is None:
+        """Show a picture in the one window of the process, which other environments may have resized or closed."""
+        size, screen = (frame.shape[1], frame.shape[0]), self.pygame.display.get_surface()
+        if screen is None or screen.get_size() != size:
             self.pygame.display.init()
-            self.screen = self.pygame.display.set_mode((frame.shape[1], frame.shape[0]))
+            screen = self.pygame.display.set_mode(size)
             self.pygame.display.set_caption("rlgrad")
-        self.screen.blit(self.pygame.surfarray.make_surface(frame.swapaxes(0, 1)), (0, 0))
+        screen.blit(self.pygame.surfarray.make_surface(frame.swapaxes(0, 1)), (0, 0))
         self.pygame.event.pump()
         self.clock.tick(self.fps)
         self.pygame.display.flip()
@@ -104,7 +104,6 @@ class Window:
     def close(self) -> None:
         """Close it."""
         self.pygame.display.quit()
-        self.screen = None
 
 
 def _pygame() -> Any:

@@ -107,9 +107,9 @@ def test_a_metric_that_fails_is_named(metric: object, error: type[Exception], me
 @pytest.mark.parametrize(
     ("size", "error", "message"),
     [
-        (0, ValueError, "needed between 1 and 569 rows at a time, the number of rows, got 0"),
+        (0, ValueError, "needed batch_size between 1 and 569, the number of rows there are, got 0"),
         (1798, ValueError, "got 1798"),
-        (2.5, TypeError, r"needed a whole number of rows at a time, got 2\.5"),
+        (2.5, TypeError, r"needed a whole number for batch_size, got 2\.5"),
         (True, TypeError, "got True"),
     ],
 )

@@ -92,7 +92,7 @@ def test_other_rewards_are_refused(rewards: Any, as_a_user: None) -> None:
 
 
 def test_an_episode_longer_than_the_data_is_refused() -> None:
-    with pytest.raises(ValueError, match="needed between 1 and 60 rows at a time"):
+    with pytest.raises(ValueError, match="needed steps between 1 and 60"):
         ClassificationEnv(data=(X, Y), steps=61)
 
 

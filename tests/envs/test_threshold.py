@@ -187,8 +187,9 @@ def test_a_picture_moves_with_the_threshold(data: Any) -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "said"),
     [
-        ({"steps": 0}, ValueError, "needed a number of steps of at least 1, got 0"),
-        ({"rows": 0}, ValueError, "needed between 1 and 899 rows"),
+        ({"steps": 0}, ValueError, "needed steps of at least 1, got 0"),
+        ({"rows": 0}, ValueError, "needed rows between 1 and 899"),
+        ({"rows": 2.5}, TypeError, r"needed a whole number for rows, got 2\.5"),
         ({"rows": 900}, ValueError, "got 900"),
         ({"data": 7}, TypeError, r"needed data=\(scores, target\), a table, a file or a name, got int"),
         ({"data": "didgits"}, ValueError, "needed the target's column for the file didgits"),
