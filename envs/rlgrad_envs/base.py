@@ -6,15 +6,17 @@ and a vector environment of n is a game of n, whose metric is asked once for all
 
 import operator
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.error import InvalidAction, ResetNeeded
+from gymnasium.error import ResetNeeded
 from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from jaxtyping import Bool, Float, Int, Shaped, UInt8
+
+from rlgrad_envs.checks import check_running, checked_actions, known_mode
 
 if TYPE_CHECKING:
     from rlgrad_envs.rendering import Window
@@ -29,6 +31,7 @@ Frame = UInt8[np.ndarray, "height width 3"]
 RENDER_FPS = 4
 
 
+@runtime_checkable
 class Game(Protocol):
     """The rules of n episodes side by side, in NumPy; no episode sees another.
 
@@ -90,7 +93,7 @@ class SingleEnv(gym.Env[Any, Any]):
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["human", "rgb_array"], "render_fps": RENDER_FPS}  # type: ignore[misc]
 
     def __init__(self, game: Game, *, render_mode: str | None) -> None:
-        self.render_mode = _known(render_mode, self.metadata["render_modes"])
+        self.render_mode = known_mode(render_mode, self.metadata["render_modes"])
         self.game = game
         self.observation_space, self.action_space = game.observation_space, game.action_space
         self._running: bool | None = None  # None before the first episode
@@ -163,7 +166,7 @@ class GameVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": RENDER_FPS}  # type: ignore[misc]
 
     def __init__(self, game: Game, *, render_mode: str | None, autoreset_mode: str | AutoresetMode) -> None:
-        self.render_mode = _known(render_mode, self.metadata["render_modes"])
+        self.render_mode = known_mode(render_mode, self.metadata["render_modes"])
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}  # type: ignore[misc]
         self.game, self.num_envs = game, game.n
@@ -214,14 +217,15 @@ class GameVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         return seed
 
     def _seed(self, seeds: Sequence[int | None], which: Running) -> None:
-        made = {i: seeding.np_random(seeds[i]) for i in range(self.num_envs) if self._needs_rng(seeds[i], which[i])}
+        made = {
+            i: seeding.np_random(seed)
+            for i, (seed, begins) in enumerate(zip(seeds, which, strict=True))
+            if not self._rngs or (seed is not None and begins)
+        }
         self._rngs = self._rngs or [rng for rng, _ in made.values()]
         self._seeds = self._seeds or [used for _, used in made.values()]
         for i, (rng, used) in made.items():
             self._rngs[i], self._seeds[i] = rng, used
-
-    def _needs_rng(self, seed: int | None, begins: bool) -> bool:
-        return not self._rngs or (seed is not None and bool(begins))
 
     def _begin(self, which: Running) -> None:
         episodes = np.flatnonzero(which)
@@ -288,18 +292,6 @@ class GameVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         return None if self.render_mode is None else tuple(self.game.frame(i) for i in range(self.num_envs))
 
 
-def check_running(running: bool | None) -> None:
-    """There is an episode to take a step in.
-
-    Raises:
-        ResetNeeded: there was none yet (None), or it is over (False).
-    """
-    if running is None:
-        raise ResetNeeded("needed reset() before the first step(), got none; call reset() to begin an episode")
-    if not running:
-        raise ResetNeeded("needed a running episode, got a step() after its end; call reset() to begin the next one")
-
-
 def masked_infos(info: Info, which: Running) -> dict[str, Any]:
     """Infos of some episodes as Gymnasium's vector form has them: 0 elsewhere, and ``_key`` says where they are."""
     infos: dict[str, Any] = {}
@@ -308,45 +300,3 @@ def masked_infos(info: Info, which: Running) -> dict[str, Any]:
         infos[key][~which] = 0
         infos[f"_{key}"] = which.copy()
     return infos
-
-
-def checked_actions(space: gym.Space[Any], actions: Shaped[np.ndarray, "..."], running: Running) -> Array:
-    """Actions of the running episodes, and the lowest of the space for the others, in the dtype that games get.
-
-    Whole numbers may come in any dtype: Stable-Baselines3 gives the 0 and 1 of a MultiBinary space as floats.
-
-    Raises:
-        InvalidAction: the shape is wrong, or the action of a running episode is not in the space; it is named.
-    """
-    low, high = _bounds(space)
-    if actions.shape != (len(running), *low.shape) or actions.dtype.kind not in "biuf":
-        raise InvalidAction(
-            f"needed an action in {space}, got one of shape {actions.shape[1:]} and dtype {actions.dtype}; "
-            "see action_space"
-        )
-    inside = (actions >= low) & (actions <= high)
-    if not isinstance(space, gym.spaces.Box):
-        inside &= actions == np.floor(actions)
-    bad = running & ~inside.reshape(len(running), -1).all(-1)
-    if bad.any():
-        raise InvalidAction(f"needed an action in {space}, got {actions[bad][0]}; see action_space")
-    taken = running.reshape(-1, *(1,) * low.ndim)
-    return np.where(taken, actions, low).astype(low.dtype)
-
-
-def _bounds(space: gym.Space[Any]) -> tuple[Shaped[np.ndarray, "*shape"], Shaped[np.ndarray, "*shape"]]:
-    """The lowest and the highest action of a space."""
-    if isinstance(space, gym.spaces.Discrete):
-        return np.int64(space.start), np.int64(space.start + space.n - 1)
-    if isinstance(space, gym.spaces.MultiDiscrete):
-        return space.start.astype(np.int64), (space.start + space.nvec - 1).astype(np.int64)
-    if isinstance(space, gym.spaces.MultiBinary):
-        return np.zeros(space.shape, dtype=np.int64), np.ones(space.shape, dtype=np.int64)
-    assert isinstance(space, gym.spaces.Box)
-    return space.low, space.high
-
-
-def _known(render_mode: str | None, modes: Sequence[str]) -> str | None:
-    if render_mode is not None and render_mode not in modes:
-        raise ValueError(f"needed render_mode None or one of {', '.join(modes)}, got {render_mode!r}")
-    return render_mode

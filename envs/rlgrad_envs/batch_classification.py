@@ -8,6 +8,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from rlgrad_envs.base import Array, Episodes, Frame, GameVectorEnv, Info, Outcome, Running, SingleEnv
+from rlgrad_envs.checks import checked_count
 from rlgrad_envs.data import Data, DataArgument, Passes, load_data
 from rlgrad_envs.rendering import confusion_frame
 from rlgrad_envs.scoring import MetricArgument, confusion, metric_for, score
@@ -19,11 +20,12 @@ class BatchClassification:
     def __init__(
         self, n: int, *, data: DataArgument, target: str | None, metric: MetricArgument | None, batch_size: int | None
     ) -> None:
-        self.n, self.data = n, load_data(data, target)
+        self.n, self.data = checked_count("num_envs", n), load_data(data, target)
         classes = len(self.data.classes)
         self.metric = metric_for(metric, classes=classes)
-        size = len(self.data) if batch_size is None else batch_size
-        self.passes = None if batch_size is None else Passes(n, len(self.data), size)
+        rows = len(self.data)
+        size = rows if batch_size is None else checked_count("batch_size", batch_size, most=rows)
+        self.passes = None if batch_size is None else Passes(n, rows, size)
         self.rows = np.tile(np.arange(size), (n, 1))
         self.decided = np.zeros((n, size), dtype=np.int64)
         self.over = np.zeros(n, dtype=bool)

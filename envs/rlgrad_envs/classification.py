@@ -9,6 +9,7 @@ from gymnasium.vector import AutoresetMode
 from jaxtyping import Float64
 
 from rlgrad_envs.base import Array, Episodes, Frame, GameVectorEnv, Info, Outcome, Running, SingleEnv
+from rlgrad_envs.checks import checked_count
 from rlgrad_envs.data import Data, DataArgument, Passes, load_data
 from rlgrad_envs.rendering import confusion_frame
 from rlgrad_envs.scoring import MetricArgument, metric_for, score, score_counts
@@ -31,7 +32,8 @@ class Classification:
     ) -> None:
         if rewards not in ("final", "change"):
             raise ValueError(f'needed rewards "final" or "change", got {rewards!r}')
-        self.n, self.data, self.steps, self.rewards = n, load_data(data, target), steps, rewards
+        self.n, self.data, self.rewards = checked_count("num_envs", n), load_data(data, target), rewards
+        self.steps = steps = checked_count("steps", steps, most=len(self.data))
         self.passes = Passes(n, len(self.data), steps)
         classes = len(self.data.classes)
         self.metric = metric_for(metric, classes=classes)

@@ -14,7 +14,7 @@ from rlgrad.tables import check_finite, digits_table, encode, fit_preprocessor, 
 from rlgrad.tables.columns import texts
 from rlgrad.tables.names import check_columns, listed
 
-DataArgument: TypeAlias = str | Path | pd.DataFrame | tuple[Any, Any]
+DataArgument: TypeAlias = str | Path | pd.DataFrame | tuple[Any, Any] | list[Any]
 
 BUILT_IN = ("digits", "ten_digits", "breast_cancer", "iris", "wine")
 
@@ -68,23 +68,32 @@ def load_data(data: DataArgument, target: str | None) -> Data:
         >>> data.features.shape, data.target.sum(), data.classes
         ((1797, 64), np.int64(174), ('0', '1'))
     """
+    check_target(data, target)
     if isinstance(data, str) and data in BUILT_IN:
-        _check_target(target is None, "no target for a built-in set", target)
         return _built_in(data)
     if isinstance(data, str | Path | pd.DataFrame):
-        hint = "" if isinstance(data, pd.DataFrame) else f" for the file {data} (built-in sets: {', '.join(BUILT_IN)})"
-        _check_target(target is not None, f"the target's column{hint}", target)
-        table = data if isinstance(data, pd.DataFrame) else read_table(data)
-        return _of_table(table, str(target))
-    if not isinstance(data, tuple) or len(data) != 2:
+        return _of_table(data if isinstance(data, pd.DataFrame) else read_table(data), str(target))
+    if not isinstance(data, tuple | list) or len(data) != 2:
         raise TypeError(f"needed data=(features, labels), a table, a file or a name, got {type(data).__name__}")
-    _check_target(target is None, "no target beside arrays", target)
-    return _of_arrays(np.asarray(data[0]), np.asarray(data[1]))
+    features, labels = data
+    # NumPy turns a missing label in a list of texts into the text "nan".
+    return _of_arrays(np.asarray(features), np.asarray(labels, dtype=object if isinstance(labels, list) else None))
 
 
-def _check_target(good: bool, needed: str, target: str | None) -> None:
-    if not good:
-        raise ValueError(f"needed {needed}, got target={target!r}; correct target=")
+def check_target(data: object, target: object) -> None:
+    """A table or a file has a target's column; arrays and a built-in set have none.
+
+    Raises:
+        ValueError: it is missing, or there is one too many.
+    """
+    named = isinstance(data, str | Path) and data not in BUILT_IN
+    if named or isinstance(data, pd.DataFrame):
+        hint = f" for the file {data} (built-in sets: {', '.join(BUILT_IN)})" if named else ""
+        if target is None:
+            raise ValueError(f"needed the target's column{hint}, got target=None; name it by target=")
+    elif target is not None:
+        beside = "for a built-in set" if isinstance(data, str) else "beside arrays"
+        raise ValueError(f"needed no target {beside}, got target={target!r}; leave it out")
 
 
 @lru_cache
@@ -119,9 +128,9 @@ def _of_arrays(features: Shaped[np.ndarray, "..."], labels: Shaped[np.ndarray, "
     if not np.isfinite(x).all():
         row, column = np.argwhere(~np.isfinite(x))[0]
         raise ValueError(f"needed finite features, got {features[row, column]} in row {row}, column {column}")
-    if labels.dtype.kind == "f" and not np.isfinite(labels).all():
-        raise ValueError("needed a label for each row, got NaN or infinity; remove these rows")
-    return _of_labels(x, labels)
+    if pd.isna(labels).any() or (labels.dtype.kind == "f" and np.isinf(labels).any()):
+        raise ValueError("needed a label for each row, got NaN, infinity or none; remove these rows")
+    return _of_labels(x, labels.astype(str) if labels.dtype == object else labels)
 
 
 def _of_labels(features: Float32[np.ndarray, "rows columns"], labels: Shaped[np.ndarray, " rows"]) -> Data:
@@ -155,14 +164,10 @@ class Passes:
     Args:
         n: how many episodes.
         rows: how many rows there are.
-        size: how many are drawn at a time, at most ``rows``.
+        size: how many are drawn at a time, from 1 to ``rows``.
     """
 
     def __init__(self, n: int, rows: int, size: int) -> None:
-        if isinstance(size, bool) or not isinstance(size, int | np.integer):
-            raise TypeError(f"needed a whole number of rows at a time, got {size!r}")
-        if not 1 <= size <= rows:
-            raise ValueError(f"needed between 1 and {rows} rows at a time, the number of rows, got {size}")
         self.rows, self.size = rows, size
         self.order = np.zeros((n, rows), dtype=np.int32)
         self.at = np.zeros(n, dtype=np.int64)

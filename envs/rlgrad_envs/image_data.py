@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import TypeAlias, get_args
 
 import numpy as np
-from jaxtyping import Int16, Num, UInt8
+from jaxtyping import Int16, Shaped, UInt8
 
 from rlgrad.images import PADDED, generated, load_images
 from rlgrad.images.made import Kind
+from rlgrad_envs.checks import checked_count
 
 Images = UInt8[np.ndarray, "images channels height width"]
 Masks = Int16[np.ndarray, "images height width"]
@@ -36,9 +37,18 @@ def images_of(data: ImageData, *, size: Size, ignore_index: int | None) -> tuple
         >>> images.shape, masks.shape
         ((160, 1, 16, 16), (160, 16, 16))
     """
+    if isinstance(data, str | Path) and ignore_index is not None:
+        raise ValueError(f"needed no ignore_index for images that are no arrays, got {ignore_index}; leave it out")
     if isinstance(data, str) and data in get_args(Kind):
-        return _generated(data, _SIDE if size is None else size)
+        if isinstance(size, tuple | list):
+            raise ValueError(f"needed one side for generated images, which are square, got {size}; pass a number")
+        return _generated(data, _SIDE if size is None else checked_count("size", size))
     if isinstance(data, str | Path):
+        if not Path(data).is_dir():
+            kinds = ", ".join(get_args(Kind))
+            raise FileNotFoundError(
+                f"needed a folder of images/ and masks/, or one of {kinds}, got {data}, which is none"
+            )
         problem = load_images(data, size=(size, size) if isinstance(size, int) else size)
         return _as_bytes(problem.x), _yes_or_no(problem.y, PADDED)
     if not isinstance(data, tuple | list) or len(data) != 2:
@@ -49,17 +59,15 @@ def images_of(data: ImageData, *, size: Size, ignore_index: int | None) -> tuple
 
 
 @lru_cache
-def _generated(kind: Kind, size: int | tuple[int, int]) -> tuple[Images, Masks]:
+def _generated(kind: Kind, size: int) -> tuple[Images, Masks]:
     """Made once, and shared by all environments, which never write to them."""
-    if not isinstance(size, int):
-        raise ValueError(f"needed one side for generated images, which are square, got {size}; pass a number")
     made = generated(kind, n=_MADE, size=size)
     return _as_bytes(made.images.transpose(0, 3, 1, 2)), _yes_or_no(made.masks, PADDED)
 
 
 def _arrays(
-    images: Num[np.ndarray, "images *channels height width"],
-    masks: Num[np.ndarray, "images height width"],
+    images: Shaped[np.ndarray, "images *channels height width"],
+    masks: Shaped[np.ndarray, "images height width"],
     *,
     ignore_index: int | None,
 ) -> tuple[Images, Masks]:
@@ -72,7 +80,7 @@ def _arrays(
     return _as_bytes(images), _yes_or_no(masks, ignore_index)
 
 
-def _as_bytes(images: Num[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
+def _as_bytes(images: Shaped[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
     if images.dtype == np.uint8:
         return np.array(images)
     if images.dtype.kind != "f" or not ((images >= 0) & (images <= 1)).all():
@@ -82,7 +90,7 @@ def _as_bytes(images: Num[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
     return np.asarray(np.rint(images * 255), dtype=np.uint8)
 
 
-def _yes_or_no(masks: Num[np.ndarray, "images height width"], ignore_index: int | None) -> Masks:
+def _yes_or_no(masks: Shaped[np.ndarray, "images height width"], ignore_index: int | None) -> Masks:
     ignored = np.zeros(masks.shape, dtype=bool) if ignore_index is None else masks == ignore_index
     other = ~(ignored | (masks == 0) | (masks == 1))
     if other.any():

@@ -36,10 +36,10 @@ def confusion_frame(
     """
     image = Image.new("RGB", (_WIDTH, _HEIGHT), PAPER)
     draw = ImageDraw.Draw(image)
-    draw.text((_MARGIN, 14), f"{metric} = {'-' if value is None else f'{value:.3f}'}", INK, _font(22))
+    draw.text((_MARGIN, 14), f"{metric} = {'-' if value is None else f'{value:.3f}'}", INK, _font(22.0))
     draw.rectangle((_MARGIN, 48, _WIDTH - _MARGIN, 54), PALE)
     draw.rectangle((_MARGIN, 48, _MARGIN + (_WIDTH - 2 * _MARGIN) * progress, 54), INK)
-    draw.text((_WIDTH / 2, 72), "decided", INK, _font(14), anchor="mm")
+    draw.text((_WIDTH / 2, 72), "decided", INK, _font(14.0), anchor="mm")
     _draw_matrix(draw, confusion, classes)
     return np.array(image)
 
@@ -59,10 +59,10 @@ def _draw_matrix(
             ink = PAPER if share[true, claimed] > 0.6 else INK
             draw.text((x + size / 2, y + size / 2), str(confusion[true, claimed]), ink, small, anchor="mm")
     if len(classes) <= _READABLE:
-        draw.text((left - 6, top - 10), "true", INK, _font(14), anchor="rm")
+        draw.text((left - 6, top - 10), "true", INK, _font(14.0), anchor="rm")
         for at, name in enumerate(classes):
-            draw.text((left + size * (at + 0.5), top - 10), name[: int(size / 7) + 1], INK, _font(13), anchor="mm")
-            draw.text((left - 6, top + size * (at + 0.5)), name[:7], INK, _font(13), anchor="rm")
+            draw.text((left + size * (at + 0.5), top - 10), name[: int(size / 7) + 1], INK, _font(13.0), anchor="mm")
+            draw.text((left - 6, top + size * (at + 0.5)), name[:7], INK, _font(13.0), anchor="rm")
 
 
 def _mixed(colour: tuple[int, int, int], share: float) -> tuple[int, int, int]:
@@ -87,16 +87,16 @@ class Window:
     def __init__(self, fps: int) -> None:
         self.pygame = _pygame()
         self.fps = fps
-        self.screen: Any = None
         self.clock = self.pygame.time.Clock()
 
     def show(self, frame: UInt8[np.ndarray, "height width 3"]) -> None:
-        """Show a picture; the first says how large the window is."""
-        if self.screen is None:
+        """Show a picture in the one window of the process, which other environments may have resized or closed."""
+        size, screen = (frame.shape[1], frame.shape[0]), self.pygame.display.get_surface()
+        if screen is None or screen.get_size() != size:
             self.pygame.display.init()
-            self.screen = self.pygame.display.set_mode((frame.shape[1], frame.shape[0]))
+            screen = self.pygame.display.set_mode(size)
             self.pygame.display.set_caption("rlgrad")
-        self.screen.blit(self.pygame.surfarray.make_surface(frame.swapaxes(0, 1)), (0, 0))
+        screen.blit(self.pygame.surfarray.make_surface(frame.swapaxes(0, 1)), (0, 0))
         self.pygame.event.pump()
         self.clock.tick(self.fps)
         self.pygame.display.flip()
@@ -104,7 +104,6 @@ class Window:
     def close(self) -> None:
         """Close it."""
         self.pygame.display.quit()
-        self.screen = None
 
 
 def _pygame() -> Any:

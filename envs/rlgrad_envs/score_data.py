@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -14,10 +14,10 @@ from rlgrad.metrics import CountMetric, LabelMetric, Metric, OpaqueMetric, as_me
 from rlgrad.tables import binary_target, columns_of, read_table, targets
 from rlgrad.tables.columns import numbers, texts
 from rlgrad.tables.names import check_columns, listed
-from rlgrad_envs.data import BUILT_IN, load_data
+from rlgrad_envs.data import BUILT_IN, check_target, load_data
 from rlgrad_envs.scoring import MetricArgument, metric_for
 
-ScoreData: TypeAlias = str | Path | pd.DataFrame | tuple[np.ndarray, np.ndarray]
+ScoreData: TypeAlias = str | Path | pd.DataFrame | tuple[Any, Any] | list[Any]
 Decided: TypeAlias = Bool[np.ndarray, "..."] | Int64[np.ndarray, "..."]
 Kind: TypeAlias = Literal["yes or no", "classes", "labels"]
 
@@ -104,23 +104,15 @@ def scores_of(data: ScoreData, target: str | Sequence[str] | None) -> Scores:
         >>> digits.kind, digits.scores.shape, digits.truth.mean().round(3)
         ('yes or no', (899, 1), np.float64(0.097))
     """
-    if isinstance(data, tuple) and len(data) == 2:
-        _check_target(target is None, "no target beside arrays", target)
-        return _of_arrays(np.asarray(data[0]), np.asarray(data[1]))
+    check_target(data, target)
     if isinstance(data, str) and data in BUILT_IN:
-        _check_target(target is None, "no target for a built-in set", target)
         return _held_out(data)
-    if not isinstance(data, str | Path | pd.DataFrame):
+    if isinstance(data, str | Path | pd.DataFrame):
+        assert target is not None
+        return _of_table(data if isinstance(data, pd.DataFrame) else read_table(data), target)
+    if not isinstance(data, tuple | list) or len(data) != 2:
         raise TypeError(f"needed data=(scores, target), a table, a file or a name, got {type(data).__name__}")
-    hint = "" if isinstance(data, pd.DataFrame) else f" for the file {data} (built-in sets: {', '.join(BUILT_IN)})"
-    _check_target(target is not None, f"the target's column{hint}", target)
-    assert target is not None
-    return _of_table(data if isinstance(data, pd.DataFrame) else read_table(data), target)
-
-
-def _check_target(good: bool, needed: str, target: object) -> None:
-    if not good:
-        raise ValueError(f"needed {needed}, got target={target!r}; correct target=")
+    return _of_arrays(np.asarray(data[0]), np.asarray(data[1]))
 
 
 @lru_cache
@@ -133,7 +125,7 @@ def _held_out(name: str) -> Scores:
     x, x_held_out, y, truth = train_test_split(
         data.features, data.target, test_size=0.5, random_state=0, stratify=data.target
     )
-    scores = LogisticRegression(C=0.01, max_iter=1000).fit(x, y).predict_proba(x_held_out)
+    scores = LogisticRegression(C=0.01, max_iter=1000).fit(x, y).predict_proba(x_held_out).astype(np.float64)
     if len(data.classes) == 2:
         return Scores("yes or no", scores[:, 1:], truth, (data.classes[1],))
     return Scores("classes", scores, truth, data.classes)

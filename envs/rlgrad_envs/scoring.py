@@ -73,7 +73,8 @@ def _of_classes(name: str, classes: int) -> Metric:
         metric: Metric = _AVERAGES[average](CATALOGUE[of], classes=classes)
         return metric
     names = [*_OF_CLASSES, *(f"{average}_{of}" for average in _AVERAGES for of in CATALOGUE)]
-    close = get_close_matches(name.lower(), names) or names[:4]
+    averaged = [other for other in names if other.endswith(f"_{name.lower()}")]
+    close = averaged or get_close_matches(name.lower(), names) or names[:4]
     raise ValueError(f"needed a metric of {classes} classes, got {name!r}; there are {', '.join(close)} and others")
 
 

@@ -7,37 +7,39 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, MultiBinary
 from gymnasium.vector import AutoresetMode
-from jaxtyping import Bool, Float64, Int16, UInt8
+from jaxtyping import Bool, Float64, Int, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from rlgrad.images import PADDED
+from rlgrad.images import COLOURS, DIMMED, PADDED, mistakes
 from rlgrad.metrics import Metric, SummedMetric
 from rlgrad_envs.base import Array, Episodes, Frame, GameVectorEnv, Info, Outcome, Running, SingleEnv
+from rlgrad_envs.checks import checked_count
 from rlgrad_envs.data import Passes
 from rlgrad_envs.image_data import ImageData, Size, images_of
 from rlgrad_envs.rendering import INK, PAPER
 from rlgrad_envs.scoring import MetricArgument, metric_for, score
 
 _SHOWN, _STRIP = 256, 24  # pixels, about, that a picture is high, and the strip of text above it
-
-# White, orange and sky blue, the last two of Okabe and Ito: the colour-blind tell them apart, and so does a grey print.
-# The reports of rlgrad paint masks in the same colours.
-_RIGHT, _FALSE_ALARM, _MISSED, _IGNORED = (255, 255, 255), (230, 159, 0), (86, 180, 233), (0, 0, 0)
-_NAMED = {"right": _RIGHT, "false alarm": _FALSE_ALARM, "missed": _MISSED}
-_DIMMED = 0.55  # of the image's light, where it lies under the colours
+_KINDS = ("right", "false alarm", "missed")
+_IGNORED = (0, 0, 0)
 
 
 class SegmentationGame:
     """The rules of n episodes; see :class:`SegmentationEnv`."""
 
     def __init__(
-        self, n: int, *, data: ImageData, size: Size, metric: MetricArgument, steps: int, ignore_index: int | None
+        self,
+        n: int,
+        *,
+        data: ImageData,
+        size: Size,
+        metric: MetricArgument | None,
+        steps: int,
+        ignore_index: int | None,
     ) -> None:
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-            raise ValueError(f"needed a number of steps of at least 1, got {steps!r}; 1 decides the mask at once")
         self.images, self.masks = images_of(data, size=size, ignore_index=ignore_index)
         self.metric = _of_images(metric, ignores=bool((self.masks == PADDED).any()))
-        self.n, self.steps = n, steps
+        self.n, self.steps = checked_count("num_envs", n), checked_count("steps", steps)
         _, channels, height, width = self.images.shape
         self.observation_space: gym.Space[Any] = Box(0, 255, (channels + (steps > 1), height, width), np.uint8)
         self.action_space: gym.Space[Any] = MultiBinary(height * width)
@@ -94,14 +96,15 @@ class SegmentationGame:
         draw, font = ImageDraw.Draw(strip), ImageFont.load_default(13)
         middle = _STRIP / 2
         draw.text((8, middle), f"{self.metric.name} {self.value[episode]:.3f}", PAPER, font, anchor="lm")
-        for at, (name, colour) in enumerate(_NAMED.items()):
-            draw.text((width / 2 + 8 + at * width / 6, middle), name, colour, font, anchor="lm")
+        for at, kind in enumerate(_KINDS):
+            draw.text((width / 2 + 8 + at * width / 6, middle), kind, COLOURS[kind], font, anchor="lm")
         return np.array(strip)
 
 
-def _of_images(metric: MetricArgument, *, ignores: bool) -> Metric:
+def _of_images(metric: MetricArgument | None, *, ignores: bool) -> Metric:
     """The metric of one image by itself, with two axes of items."""
-    chosen = metric_for("f1" if metric == "dice" else metric, classes=2)  # of one image they are the same
+    metric = "iou" if metric is None else "f1" if metric == "dice" else metric  # Dice and F1 of an image are the same
+    chosen = metric_for(metric, classes=2)
     if isinstance(chosen, SummedMetric) and chosen.row_axes == 2:
         chosen = chosen.apart()
     chosen = chosen.over(2)
@@ -115,7 +118,7 @@ def _light(image: UInt8[np.ndarray, "channels height width"]) -> Frame:
 
 
 def coloured(
-    light: Frame, truth: Int16[np.ndarray, "height width"], mask: Bool[np.ndarray, "height width"]
+    light: Frame, truth: Int[np.ndarray, "height width"], mask: Bool[np.ndarray, "height width"]
 ) -> UInt8[np.ndarray, "height width 3"]:
     """A dimmed image under colours: right is white, a false alarm orange, what was missed sky blue, ignored black.
 
@@ -124,10 +127,9 @@ def coloured(
         truth: 0 and 1, ``PADDED`` where a pixel counts for nothing.
         mask: which pixels are claimed.
     """
-    painted = (_DIMMED * light).astype(np.uint8)
-    painted[(truth == 1) & mask] = _RIGHT
-    painted[(truth == 0) & mask] = _FALSE_ALARM
-    painted[(truth == 1) & ~mask] = _MISSED
+    painted = (DIMMED * light).astype(np.uint8)
+    for kind, where in mistakes(truth, mask).items():
+        painted[where] = COLOURS[kind]
     painted[truth == PADDED] = _IGNORED
     return painted
 
@@ -178,8 +180,8 @@ class SegmentationEnv(SingleEnv):
       width) or (count, height, width), in uint8 or in floats from 0 to 1, and masks (count, height, width) of 0 and 1.
     * ``size=None``: height and width. Of generated images one number, 16 by default and at least; of a folder's images
       multiples of 4, the commonest by default.
-    * ``metric="iou"``: a name, "dice" too, a metric of ``rlgrad.metrics`` such as ``boundary_f1()``, or any function
-      ``(decision, target) -> number`` of one image, which gets two tensors (height, width).
+    * ``metric=None``: a name, "dice" too, a metric of ``rlgrad.metrics`` such as ``boundary_f1()``, or any function
+      ``(decision, target) -> number`` of one image, which gets two tensors (height, width). None is IoU.
     * ``steps=1``: of an episode.
     * ``ignore_index=None``: the value of pixels of masks, where these are arrays, that count for nothing. What a
       folder's images are padded with does not count anyway.
@@ -210,7 +212,7 @@ class SegmentationEnv(SingleEnv):
         *,
         data: ImageData = "blobs",
         size: Size = None,
-        metric: MetricArgument = "iou",
+        metric: MetricArgument | None = None,
         steps: int = 1,
         ignore_index: int | None = None,
         render_mode: str | None = None,
@@ -235,7 +237,7 @@ class SegmentationVectorEnv(GameVectorEnv):
         *,
         data: ImageData = "blobs",
         size: Size = None,
-        metric: MetricArgument = "iou",
+        metric: MetricArgument | None = None,
         steps: int = 1,
         ignore_index: int | None = None,
         render_mode: str | None = None,

@@ -12,6 +12,7 @@ from jaxtyping import Float64, Int64
 from PIL import Image, ImageDraw
 
 from rlgrad_envs.base import Array, Episodes, Frame, GameVectorEnv, Info, Outcome, Running, SingleEnv
+from rlgrad_envs.checks import checked_count
 from rlgrad_envs.data import DataArgument, Passes, load_data
 from rlgrad_envs.rendering import INK, PALE, PAPER, RIGHT, WRONG
 from rlgrad_envs.scoring import MetricArgument, metric_for, score
@@ -36,10 +37,13 @@ class StepNetworkGame:
         batch_size: int,
         readout: Any | None,
     ) -> None:
-        self.n, self.data = n, load_data(data, target)
+        self.n, self.data = checked_count("num_envs", n), load_data(data, target)
+        batch_size = checked_count("batch_size", batch_size, most=len(self.data))
         self.hidden = _checked(hidden)
         classes = len(self.data.classes)
-        self.readout = random_code(classes, self.hidden[-1]) if readout is None else np.array(readout, dtype=float)
+        self.readout = (
+            random_code(classes, self.hidden[-1]) if readout is None else np.asarray(readout, dtype=float).copy()
+        )
         if self.readout.shape != (classes, self.hidden[-1]) or not np.isfinite(self.readout).all():
             raise ValueError(
                 f"needed a finite readout of shape {(classes, self.hidden[-1])}, a row for each class and a column for "
@@ -137,10 +141,9 @@ class StepNetworkGame:
 
 
 def _checked(hidden: Sequence[int]) -> tuple[int, ...]:
-    widths = tuple(hidden)
-    if not widths or any(isinstance(width, bool) or not isinstance(width, int) or width < 1 for width in widths):
+    if not isinstance(hidden, Sequence) or isinstance(hidden, str) or not hidden:
         raise ValueError(f"needed the number of units of each hidden layer, such as (16, 16), got {hidden!r}")
-    return widths
+    return tuple(checked_count("each of hidden", width) for width in hidden)
 
 
 def random_code(classes: int, units: int) -> Readout:

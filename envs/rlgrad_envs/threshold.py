@@ -11,6 +11,7 @@ from gymnasium.vector import AutoresetMode
 from jaxtyping import Bool, Float64, Int64
 
 from rlgrad_envs.base import Array, Episodes, Frame, GameVectorEnv, Info, Outcome, Running, SingleEnv
+from rlgrad_envs.checks import checked_count
 from rlgrad_envs.score_data import Decided, ScoreData, scores_of
 from rlgrad_envs.scoring import MetricArgument, score
 
@@ -31,13 +32,13 @@ class ThresholdGame:
         rows: int,
         steps: int,
     ) -> None:
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-            raise ValueError(f"needed a number of steps of at least 1, got {steps!r}; each tries a threshold")
-        self.data = scores_of(data, target)
-        if not 1 <= rows <= len(self.data):
-            raise ValueError(f"needed between 1 and {len(self.data)} rows, the number there is, got {rows}")
+        self.n, self.steps, self.data = (
+            checked_count("num_envs", n),
+            checked_count("steps", steps),
+            scores_of(data, target),
+        )
         self.metric = self.data.metric_for(metric)
-        self.n, self.steps = n, steps
+        rows = checked_count("rows", rows, most=len(self.data))
         columns = self.data.scores.shape[1]
         self.action_space: gym.Space[Any] = Box(-1, 1, (columns,), np.float32)
         self.observation_space: gym.Space[Any] = Box(0, 1, (columns * (len(_LEVELS) + 5),), np.float32)

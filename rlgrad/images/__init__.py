@@ -12,6 +12,9 @@ from rlgrad.images.fitting import common_size as common_size
 from rlgrad.images.fitting import fit_to as fit_to
 from rlgrad.images.made import Generated as Generated
 from rlgrad.images.made import generated as generated
+from rlgrad.images.mistakes import COLOURS as COLOURS
+from rlgrad.images.mistakes import DIMMED as DIMMED
+from rlgrad.images.mistakes import mistakes as mistakes
 from rlgrad.images.problem import PADDED as PADDED
 from rlgrad.images.problem import ImagePart as ImagePart
 from rlgrad.images.problem import ImageParts as ImageParts

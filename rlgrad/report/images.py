@@ -8,17 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
+from rlgrad.images import COLOURS, DIMMED, PADDED, mistakes
 from rlgrad.report.figures import checked_path, save
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# White, orange, sky blue and reddish purple, of Okabe and Ito but the first: the colour-blind tell them apart, and so
-# does a grey print, where what is right is brightest.
-_COLOURS = {"right": "#FFFFFF", "false alarm": "#E69F00", "missed": "#56B4E9", "of another class": "#CC79A7"}
+_COLOURS = {kind: "#{:02X}{:02X}{:02X}".format(*colour) for kind, colour in COLOURS.items()}
 _CLASSES = ("#FFFFFF", "#009E73", "#F0E442", "#D55E00", "#0072B2", "#CC79A7", "#56B4E9", "#E69F00")
-_DIMMED = 0.55  # of the image's light, where it lies under the colours
-_PADDED = -1
 _A_LINE = 8  # methods beside one another
 
 
@@ -104,14 +101,7 @@ def coloured(
     decision: Int[np.ndarray, "height width"],
 ) -> Float[np.ndarray, "height width 3"]:
     """An image under the colours of what was decided about it; background that was left as such stays as it is."""
-    there, claimed, known = truth > 0, decision > 0, truth != _PADDED
-    kinds = {
-        "right": there & (decision == truth),
-        "false alarm": known & ~there & claimed,
-        "missed": there & ~claimed,
-        "of another class": there & claimed & (decision != truth),
-    }
-    return _painted(light, {_COLOURS[kind]: where for kind, where in kinds.items()})
+    return _painted(light, {_COLOURS[kind]: where for kind, where in mistakes(truth, decision).items()})
 
 
 def coloured_truth(
@@ -127,7 +117,7 @@ def _painted(
 ) -> Float[np.ndarray, "height width 3"]:
     from matplotlib.colors import to_rgb
 
-    painted = _DIMMED * light
+    painted = DIMMED * light
     for colour, pixels in where.items():
         painted[pixels] = to_rgb(colour)
     return painted
@@ -137,7 +127,7 @@ def _light(
     image: UInt8[np.ndarray, "height width channels"], truth: Int[np.ndarray, "height width"]
 ) -> Float[np.ndarray, "height width 3"]:
     """An image from its darkest to its lightest value; white where there is no pixel."""
-    known = truth != _PADDED
+    known = truth != PADDED
     values = np.broadcast_to(image.astype(float), (*image.shape[:2], 3))
     low, high = values[known].min(), values[known].max()
     return np.where(known[..., None], (values - low) / max(high - low, 1.0), 1.0).clip(0, 1)

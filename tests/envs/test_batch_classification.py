@@ -107,13 +107,13 @@ def test_a_metric_that_fails_is_named(metric: object, error: type[Exception], me
 @pytest.mark.parametrize(
     ("size", "error", "message"),
     [
-        (0, ValueError, "needed between 1 and 569 rows at a time, the number of rows, got 0"),
+        (0, ValueError, "needed batch_size between 1 and 569, the number of rows there are, got 0"),
         (1798, ValueError, "got 1798"),
-        (2.5, TypeError, r"needed a whole number of rows at a time, got 2\.5"),
+        (2.5, TypeError, r"needed a whole number for batch_size, got 2\.5"),
         (True, TypeError, "got True"),
     ],
 )
-def test_a_batch_of_no_size_is_refused(size: object, error: type[Exception], message: str) -> None:
+def test_a_batch_of_no_size_is_refused(size: object, error: type[Exception], message: str, as_a_user: None) -> None:
     with pytest.raises(error, match=message):
         gym.make("rlgrad/BatchClassification-v0", batch_size=size)
 

@@ -86,13 +86,13 @@ def test_counts_score_as_the_decisions_do_out_of_step(rewards: Any, counted: Any
 
 
 @pytest.mark.parametrize("rewards", ["Final", "", None])
-def test_other_rewards_are_refused(rewards: Any) -> None:
+def test_other_rewards_are_refused(rewards: Any, as_a_user: None) -> None:
     with pytest.raises(ValueError, match='needed rewards "final" or "change", got'):
         ClassificationEnv(rewards=rewards)
 
 
 def test_an_episode_longer_than_the_data_is_refused() -> None:
-    with pytest.raises(ValueError, match="needed between 1 and 60 rows at a time"):
+    with pytest.raises(ValueError, match="needed steps between 1 and 60"):
         ClassificationEnv(data=(X, Y), steps=61)
 
 

@@ -74,6 +74,8 @@ def test_a_file_is_read_by_the_tables_of_rlgrad(tmp_path: Path) -> None:
         ((np.where(X == 5, np.nan, X), LABELS), None, ValueError, "needed finite features, got nan in row 2, column 1"),
         ((np.where(X == 5, 1e60, X), LABELS), None, ValueError, r"finite features, got 1e\+60 in row 2"),
         ((X, [0, 1, np.nan, 1, 0, 1]), None, ValueError, "needed a label for each row, got NaN"),
+        ((X, ["a", "b", np.nan, "b", "a", "b"]), None, ValueError, "needed a label for each row, got NaN"),
+        ((X, ["a", "b", None, "b", "a", "b"]), None, ValueError, "needed a label for each row, got NaN"),
         ((X, LABELS[:5]), None, ValueError, r"needed a label for each of 6 rows, got \(5,\)"),
         ((X[:, 0], LABELS), None, ValueError, r"needed numbers \(rows, columns\) for features, got \(6,\)"),
         ((X.astype(str), LABELS), None, ValueError, "needed numbers"),
@@ -90,7 +92,9 @@ def test_a_file_is_read_by_the_tables_of_rlgrad(tmp_path: Path) -> None:
         (pd.DataFrame({"a": [1, np.inf, 3, 4], "b": ["x", "y"] * 2}), "b", ValueError, "inf in row 2"),
     ],
 )
-def test_bad_data_are_refused(data: Any, target: str | None, error: type[Exception], message: str) -> None:
+def test_bad_data_are_refused(
+    data: Any, target: str | None, error: type[Exception], message: str, as_a_user: None
+) -> None:
     with pytest.raises(error, match=message):
         load_data(data, target)
 

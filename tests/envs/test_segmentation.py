@@ -172,9 +172,16 @@ HOLED[2, 0, 1, 1] = np.nan
 @pytest.mark.parametrize(
     ("arguments", "error", "said"),
     [
-        ({"steps": 0}, ValueError, "needed a number of steps of at least 1, got 0"),
-        ({"data": "nowhere"}, FileNotFoundError, "needed a folder of images/ and masks/, got nowhere"),
+        ({"steps": 0}, ValueError, "needed steps of at least 1, got 0"),
+        (
+            {"data": "nowhere"},
+            FileNotFoundError,
+            "needed a folder of images/ and masks/, or one of blobs, lines.* got nowhere",
+        ),
         ({"data": "rare"}, ValueError, "needed masks of 0 and 1, got 2"),
+        ({"ignore_index": 1}, ValueError, "needed no ignore_index for images that are no arrays, got 1"),
+        ({"size": (16, 16)}, ValueError, "needed one side for generated images"),
+        ({"size": 20.0}, TypeError, r"needed a whole number for size, got 20\.0"),
         ({"data": 3}, TypeError, r"needed a kind of images, a folder, or \(images, masks\), got int"),
         ({"data": (HOLED, MASKS)}, ValueError, "floats from 0 to 1 without NaN"),
         ({"data": (IMAGES.astype(int), MASKS)}, ValueError, "needed images of uint8, or of floats"),
@@ -193,7 +200,7 @@ HOLED[2, 0, 1, 1] = np.nan
     ],
 )
 def test_bad_arguments_are_refused_at_construction(
-    arguments: dict[str, Any], error: type[Exception], said: str
+    arguments: dict[str, Any], error: type[Exception], said: str, as_a_user: None
 ) -> None:
     with pytest.raises(error, match=said):
         SegmentationEnv(**arguments)

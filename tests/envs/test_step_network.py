@@ -132,13 +132,14 @@ def test_a_picture_shows_the_units_and_is_as_large_before_as_after() -> None:
     ("arguments", "error", "said"),
     [
         ({"hidden": ()}, ValueError, r"needed the number of units of each hidden layer, such as \(16, 16\), got \(\)"),
-        ({"hidden": (4, 0)}, ValueError, "needed the number of units"),
-        ({"hidden": (4.0,)}, ValueError, "needed the number of units"),
-        ({"batch_size": 0}, ValueError, "needed between 1 and 1797 rows at a time"),
+        ({"hidden": 4}, ValueError, "needed the number of units"),
+        ({"hidden": (4, 0)}, ValueError, "needed each of hidden of at least 1, got 0"),
+        ({"hidden": (4.0,)}, TypeError, "needed a whole number for each of hidden, got 4.0"),
+        ({"batch_size": 0}, ValueError, "needed batch_size between 1 and 1797"),
         ({"batch_size": 2000}, ValueError, "got 2000"),
         ({"readout": np.ones((3, 16))}, ValueError, r"needed a finite readout of shape \(10, 16\)"),
         ({"readout": np.full((10, 16), np.inf)}, ValueError, "needed a finite readout"),
-        ({"metric": "f1"}, ValueError, "needed a metric of 10 classes, got 'f1'"),
+        ({"metric": "f1"}, ValueError, "needed a metric of 10 classes, got 'f1'; there are macro_f1"),
         ({"data": "wines"}, ValueError, "needed the target's column"),
         ({"data": (np.full((4, 1), np.nan), [0, 1, 0, 1])}, ValueError, "needed finite features"),
         ({"metric": lambda decision, target: float("nan")}, ValueError, "needed a finite score from .*lambda"),
@@ -146,7 +147,7 @@ def test_a_picture_shows_the_units_and_is_as_large_before_as_after() -> None:
     ],
 )
 def test_bad_arguments_are_refused_at_construction(
-    arguments: dict[str, Any], error: type[Exception], said: str
+    arguments: dict[str, Any], error: type[Exception], said: str, as_a_user: None
 ) -> None:
     with pytest.raises(error, match=said):
         StepNetworkEnv(**arguments)

@@ -187,8 +187,9 @@ def test_a_picture_moves_with_the_threshold(data: Any) -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "said"),
     [
-        ({"steps": 0}, ValueError, "needed a number of steps of at least 1, got 0"),
-        ({"rows": 0}, ValueError, "needed between 1 and 899 rows"),
+        ({"steps": 0}, ValueError, "needed steps of at least 1, got 0"),
+        ({"rows": 0}, ValueError, "needed rows between 1 and 899"),
+        ({"rows": 2.5}, TypeError, r"needed a whole number for rows, got 2\.5"),
         ({"rows": 900}, ValueError, "got 900"),
         ({"data": 7}, TypeError, r"needed data=\(scores, target\), a table, a file or a name, got int"),
         ({"data": "didgits"}, ValueError, "needed the target's column for the file didgits"),
@@ -211,7 +212,7 @@ def test_a_picture_moves_with_the_threshold(data: Any) -> None:
     ],
 )
 def test_bad_arguments_are_refused_at_construction(
-    arguments: dict[str, Any], error: type[Exception], said: str
+    arguments: dict[str, Any], error: type[Exception], said: str, as_a_user: None
 ) -> None:
     with pytest.raises(error, match=said):
         ThresholdEnv(**arguments)
@@ -229,6 +230,6 @@ def test_bad_arguments_are_refused_at_construction(
         ({"a": [0.1, 0.9], "b": [0.9, 0.1], "y": ["a", None]}, "y", "missing"),
     ],
 )
-def test_tables_that_do_not_fit_are_refused(table: dict[str, Any], target: str, said: str) -> None:
+def test_tables_that_do_not_fit_are_refused(table: dict[str, Any], target: str, said: str, as_a_user: None) -> None:
     with pytest.raises(ValueError, match=said):
         scores_of(pd.DataFrame(table), target)
