@@ -96,11 +96,19 @@ class Classification:
 
     def frame(self, episode: int) -> Frame:
         """The confusion matrix so far."""
-        value = float(self._score(np.array([episode]))[0]) if self.step[episode] else None
-        progress = float(self.step[episode]) / self.steps
+        value, progress = self._shown(episode), float(self.step[episode]) / self.steps
         return confusion_frame(
             self.counts[episode], self.data.classes, metric=self.metric.name, value=value, progress=progress
         )
+
+    def _shown(self, episode: int) -> float | None:
+        """The metric so far where counts tell it; to look asks a function no more often than its rewards do."""
+        decided = self.step[episode]
+        scores = score_counts(self.metric, self.counts[[episode]]) if decided else None
+        if scores is not None:
+            return float(scores[0])
+        asked = decided == self.steps or (decided and self.rewards == "change")
+        return float(self.scores[episode]) if asked else None
 
 
 class ClassificationEnv(SingleEnv):

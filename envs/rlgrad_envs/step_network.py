@@ -9,18 +9,16 @@ import numpy as np
 from gymnasium.spaces import Box, MultiBinary
 from gymnasium.vector import AutoresetMode
 from jaxtyping import Float64, Int64
-from PIL import Image, ImageDraw
 
 from rlgrad_envs.base import Array, Episodes, Frame, GameVectorEnv, Info, Outcome, Running, SingleEnv
 from rlgrad_envs.checks import checked_count
 from rlgrad_envs.data import DataArgument, Passes, load_data
-from rlgrad_envs.rendering import INK, PALE, PAPER, RIGHT, WRONG
+from rlgrad_envs.rendering import network_frame
 from rlgrad_envs.scoring import MetricArgument, metric_for, score
 
 Readout: TypeAlias = Float64[np.ndarray, "classes units"]
 
 _CODE_SEED = 0  # of the signs that a class's readout weights have
-_CELL, _MARGIN, _SHOWN = 18, 12, 24  # pixels of a unit, and around; rows of a batch that are shown
 
 
 class StepNetworkGame:
@@ -111,33 +109,18 @@ class StepNetworkGame:
         return {"layer": self.layer.copy(), "loss": self.loss.copy(), **metric}
 
     def frame(self, episode: int) -> Frame:
-        """The units of the batch's first rows, a line for each, and beside them whether the output is right."""
-        shown = min(_SHOWN, self.rows.shape[1])
-        width = _CELL * (sum(self.hidden) + len(self.hidden) + 1) + 2 * _MARGIN
-        image = Image.new("RGB", (max(width, 320), _CELL * shown + 2 * _MARGIN + 40), PAPER)
-        draw = ImageDraw.Draw(image)
-        draw.text((_MARGIN, _MARGIN), self._told(episode), INK)
-        right = self.logits(np.array([episode]))[0].argmax(-1) == self.data.target[self.rows[episode]]
+        """The units of the batch's first rows, and what comes out."""
         over = self.layer[episode] == len(self.hidden)
-        for row in range(shown):
-            self._draw_row(draw, episode, row, ((RIGHT if right[row] else WRONG) if over else PALE))
-        return np.array(image)
-
-    def _told(self, episode: int) -> str:
-        if self.layer[episode] < len(self.hidden):
-            return f"layer {self.layer[episode] + 1} of {len(self.hidden)} is next"
-        metric = "" if self.metric is None else f", {self.metric.name} {self.value[episode]:.3f}"
-        return f"cross-entropy {self.loss[episode]:.3f}{metric}"
-
-    def _draw_row(self, draw: ImageDraw.ImageDraw, episode: int, row: int, output: tuple[int, int, int]) -> None:
-        x, y = _MARGIN, _MARGIN + 40 + _CELL * row
-        for layer, (start, end) in enumerate(pairwise(self.ends)):
-            for unit in range(start, end):
-                fill = (INK if self.fires[episode, row, unit] else PAPER) if layer < self.layer[episode] else PALE
-                draw.rectangle((x, y, x + _CELL - 3, y + _CELL - 3), fill=fill, outline=INK)
-                x += _CELL
-            x += _CELL
-        draw.ellipse((x, y, x + _CELL - 3, y + _CELL - 3), fill=output, outline=INK)
+        shown = self.loss[episode] if self.metric is None else self.value[episode]
+        names = np.array(self.data.classes)
+        return network_frame(
+            [self.fires[episode][:, start:end] for start, end in pairwise(self.ends)],
+            names[self.logits(np.array([episode]))[0].argmax(-1)].tolist(),
+            names[self.data.target[self.rows[episode]]].tolist(),
+            metric="cross-entropy" if self.metric is None else self.metric.name,
+            value=float(shown) if over else None,
+            known=int(self.layer[episode]),
+        )
 
 
 def _checked(hidden: Sequence[int]) -> tuple[int, ...]:

@@ -91,6 +91,22 @@ def test_other_rewards_are_refused(rewards: Any, as_a_user: None) -> None:
         ClassificationEnv(rewards=rewards)
 
 
+def test_to_look_asks_a_function_for_nothing() -> None:
+    asked = []
+
+    def hits(decision: torch.Tensor, target: torch.Tensor) -> float:
+        asked.append(len(decision))
+        return float((decision == target).sum())
+
+    env = gym.make("rlgrad/Classification-v0", metric=hits, steps=3, render_mode="rgb_array")
+    env.reset(seed=0)
+    for _ in range(3):
+        env.render()
+        env.step(0)
+    env.render()
+    assert asked == [3]
+
+
 def test_an_episode_longer_than_the_data_is_refused() -> None:
     with pytest.raises(ValueError, match="needed steps between 1 and 60"):
         ClassificationEnv(data=(X, Y), steps=61)

@@ -58,6 +58,13 @@ def test_labels_are_numbered_in_sort_order(labels: list[Any], classes: tuple[str
     assert (data.classes, data.target.tolist()) == (classes, target)
 
 
+def test_lists_are_as_good_as_arrays() -> None:
+    arrays, lists = load_data((X, LABELS), None), load_data([X.tolist(), list(LABELS)], None)
+    np.testing.assert_array_equal(arrays.features, lists.features)
+    np.testing.assert_array_equal(arrays.target, lists.target)
+    assert arrays.classes == lists.classes
+
+
 def test_a_file_is_read_by_the_tables_of_rlgrad(tmp_path: Path) -> None:
     table = pd.DataFrame({"size": [1.0, 2, 3, 4, np.nan, 6], "colour": list("rgbrgb"), "good": LABELS})
     table.to_csv(tmp_path / "table.csv", index=False)
