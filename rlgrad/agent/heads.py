@@ -99,11 +99,17 @@ class RealHead(Head):
         self.unit = np.divide(high - low, 2, out=np.ones(size), where=both)
         self.centre = np.where(below, low, 0.0) + np.where(above, high, 0.0) + 1.0 * below - 1.0 * above
         self.centre[both] /= 2
-        self.log_spread = nn.Parameter(torch.full((size,), -0.5))
+        self.register_buffer("bounded", torch.from_numpy(both), persistent=False)
+        self.spread = nn.Parameter(torch.full((size,), 0.5))
 
     def policy(self, output: Float[Tensor, "rows items"]) -> Gaussian:
-        """The outputs are the means."""
-        return Gaussian(torch.stack([output, self.log_spread.expand_as(output)], -1))
+        """The outputs are the means.
+
+        Between two bounds the standard deviation is sigmoid(spread), at most half the box: beyond, draws are cut off
+        and do as little harm however far out they lie, so that nothing would hold it back.
+        """
+        log_spread = torch.where(self.bounded, F.logsigmoid(self.spread), self.spread - 1)
+        return Gaussian(torch.stack([output, log_spread.expand_as(output)], -1))
 
     def action(self, decision: Shaped[Tensor, "rows items"]) -> np.ndarray:
         """Numbers within the box, in its shape."""

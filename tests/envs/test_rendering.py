@@ -9,7 +9,7 @@ from rlgrad_envs.rendering import INK, PALE, PAPER, RIGHT, WRONG, _fitted, _font
 
 
 def colours(frame: np.ndarray) -> set[tuple[int, ...]]:
-    return {tuple(pixel) for pixel in frame.reshape(-1, 3).tolist()}
+    return set(map(tuple, np.unique(frame.reshape(-1, 3), axis=0).tolist()))
 
 
 @pytest.mark.parametrize("name", ["malignant", "a class with quite a long name", "W" * 80, ""])

@@ -70,7 +70,6 @@ def test_training_beats_chance_by_more_than_three_standard_errors(
     model.learn(steps)
     trained, random = returns(name, arguments, model), at_random[name]
     error = np.sqrt(trained.var(ddof=1) / len(trained) + random.var(ddof=1) / len(random))
-    print("Z", name, algorithm, (trained.mean() - random.mean()) / error)
     assert trained.mean() - random.mean() > 3 * error
 
 
