@@ -22,7 +22,6 @@ from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.env_util import make_vec_env
 from tqdm import tqdm
 
-import rlgrad_envs as rlgrad_envs
 from rlgrad.agent import Reinforce
 from rlgrad.agent.episodes import play
 from rlgrad.files import replacing
@@ -62,13 +61,32 @@ envs = gym.make_vec("rlgrad_envs:rlgrad/Segmentation-v0", num_envs=64, metric="d
 ```
 
 Data are arrays, a table or a file with `target=`, a folder of images, or the name of a set that is built in; the metric
-is a name, a metric of `rlgrad.metrics`, a formula of yours, or any function of `(decision, target)`. What the arguments
+is a name, a metric of `rlgrad.metrics` such as a `CountMetric` with a formula of yours, or any function of `(decision,
+target)`. What the arguments
 are stands in the docstring of each class, such as `rlgrad_envs.segmentation.SegmentationEnv`. The vector form gives
 what `SyncVectorEnv` of single environments gives, step by step; `python benchmarks/envs.py` measures how many times as
 fast it is here. `render_mode="rgb_array"` draws what is below; `"human"` shows it in a window, and needs
 `pip install "rlgrad[envs]"`.
 
 ![What the environments look like](environments.png)
+
+Nothing is held out: an agent is rewarded, and evaluated, on all rows that its environment has. Split them first, and
+make two environments; arrays are taken as they are, so that both see the same features. Text and gaps are encoded by
+`load_data`, whose `features` and `target` can be split then:
+
+```python
+from rlgrad import Reinforce
+from rlgrad_envs.data import load_data
+
+digits = load_data("digits", None)  # or load_data("table.csv", "column")
+env, test = (
+    gym.make_vec("rlgrad/BatchClassification-v0", num_envs=16, data=(digits.features[rows], digits.target[rows]))
+    for rows in (slice(0, 1200), slice(1200, None))
+)
+agent = Reinforce(env)
+agent.learn(160, progress=False)
+print(agent.evaluate(64, env=test))
+```
 
 ## Who learns
 
@@ -91,7 +109,7 @@ that knows.
 
 def tested(name: str, act: Callable[[Any], Any], seed: int) -> float:
     """Mean return of fresh episodes."""
-    envs = gym.make_vec(f"rlgrad/{name}-v0", num_envs=EPISODES)
+    envs = gym.make_vec(f"rlgrad_envs:rlgrad/{name}-v0", num_envs=EPISODES)
     envs.action_space.seed(seed)
     episodes = play(envs, lambda seen: (None, act(seen.numpy())), seeds=list(range(seed, seed + EPISODES)))
     return float(episodes.returns.mean())
@@ -102,15 +120,15 @@ def run(name: str, method: str, seed: int, steps: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     test = 1_000_000 + 1_000 * seed
     if method == "random":
-        space = gym.make_vec(f"rlgrad/{name}-v0", num_envs=EPISODES).action_space
+        space = gym.make_vec(f"rlgrad_envs:rlgrad/{name}-v0", num_envs=EPISODES).action_space
         space.seed(test)
         value = tested(name, lambda seen: space.sample(), test)
     elif method == "Reinforce":
-        agent = Reinforce(f"rlgrad/{name}-v0", seed=seed)
+        agent = Reinforce(f"rlgrad_envs:rlgrad/{name}-v0", seed=seed)
         agent.learn(steps, progress=False)
         value = agent.evaluate(EPISODES, by="draws", seed=seed).mean
     else:
-        envs = make_vec_env(f"rlgrad/{name}-v0", n_envs=4, seed=seed)
+        envs = make_vec_env(f"rlgrad_envs:rlgrad/{name}-v0", n_envs=4, seed=seed)
         model = {"PPO": PPO, "A2C": A2C}[method]("MlpPolicy", envs, seed=seed, device="cpu")
         model.learn(steps)
         dtype = np.uint8 if name == "Segmentation" else np.float32
@@ -125,7 +143,7 @@ def picture(path: Path) -> None:
     for axis in axes:
         axis.set_axis_off()
     for axis, name in zip(axes, NAMES, strict=False):
-        env = gym.make(f"rlgrad/{name}-v0", render_mode="rgb_array")
+        env = gym.make(f"rlgrad_envs:rlgrad/{name}-v0", render_mode="rgb_array")
         env.action_space.seed(0)
         env.reset(seed=1)
         over, steps = False, 0

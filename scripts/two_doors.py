@@ -22,7 +22,6 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from tqdm import tqdm
 
-import rlgrad_envs as rlgrad_envs
 from rlgrad import MetricLoss, Stage, evaluate, fit
 from rlgrad.agent import Reinforce
 from rlgrad.estimators import score_function
@@ -92,7 +91,11 @@ def play(model: nn.Module, parts: dict[str, tuple[Tensor, Tensor]], *, same_star
     """Let an agent learn as many steps as ``fit`` makes, and keep the best pass by validation, as ``fit`` does."""
     x, y = parts["train"]
     envs = gym.make_vec(
-        "rlgrad/BatchClassification-v0", num_envs=DRAWS, data=(x.numpy(), y.numpy()), metric="f1", batch_size=BATCH
+        "rlgrad_envs:rlgrad/BatchClassification-v0",
+        num_envs=DRAWS,
+        data=(x.numpy(), y.numpy()),
+        metric="f1",
+        batch_size=BATCH,
     )
     agent = Reinforce(
         envs, model, "leave_one_out", episodes=DRAWS, same_start=same_start, lr=LR, normalise=False, seed=seed,

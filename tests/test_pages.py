@@ -8,7 +8,7 @@ import pytest
 DOCS = Path(__file__).parents[1] / "docs"
 
 
-@pytest.mark.parametrize("page", ["agent.md", "metrics.md"])
+@pytest.mark.parametrize("page", ["agent.md", "environments.md", "metrics.md"])
 def test_the_examples_of_a_page_run(page: str) -> None:
     names: dict[str, object] = {}
     examples = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL)

@@ -90,6 +90,8 @@ class RealHead(Head):
     decisions are the actions.
     """
 
+    bounded: Tensor
+
     def __init__(self, space: spaces.Box) -> None:
         size = int(np.prod(space.shape))
         super().__init__(size, space)

@@ -41,7 +41,7 @@ class History:
         return self.updates[-1] if self.updates else Update(0, 0, 0, math.nan, math.nan, math.nan, math.nan, 0.0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """Returns of whole episodes, without discount.
 
@@ -53,14 +53,16 @@ class Evaluation:
     returns: tuple[float, ...]
     lengths: tuple[int, ...]
 
+    def __repr__(self) -> str:
+        return f"Evaluation(mean={self.mean:.6g}, standard_error={self.standard_error:.3g}, of {len(self.returns)})"
+
     @property
     def mean(self) -> float:
         """Mean return.
 
         Example:
-            >>> result = Evaluation((1.0, 2.0, 3.0), (5, 5, 5))
-            >>> result.mean, round(result.standard_error, 4)
-            (2.0, 0.5774)
+            >>> Evaluation((1.0, 2.0, 3.0), (5, 5, 5))
+            Evaluation(mean=2, standard_error=0.577, of 3)
         """
         return math.fsum(self.returns) / len(self.returns)
 

@@ -224,7 +224,8 @@ def _hint(env: str) -> str:
     known = {name.lower(): name for name in gym.registry}
     close = get_close_matches(env.rpartition(":")[2].lower(), known, n=3)
     if close:
-        return f"did you mean {' or '.join(known[name] for name in close)}?"
+        near = " or ".join(known[name] for name in close)
+        return f"did you mean {near}? One that a module of yours registers is named package.module:name"
     return "name one such as CartPole-v1, or package.module:name with the module that registers it"
 
 

@@ -135,11 +135,19 @@ def test_numbers_are_in_units_of_the_box_entry_by_entry() -> None:
 
 def test_spread_is_learned_and_the_same_for_all_observations() -> None:
     head = head_for(SPACES["bounded"])
-    assert [name for name, _ in head.named_parameters()] == ["log_spread"]
+    assert [name for name, _ in head.named_parameters()] == ["spread"]
     policy = head(output(head, 3))
-    assert (policy.std == math.exp(-0.5)).all()
+    torch.testing.assert_close(policy.std, torch.sigmoid(torch.tensor(0.5)).expand_as(policy.std))
     policy.log_prob(policy.sample(1)[0]).sum().backward()
-    assert head.log_spread.grad is not None
+    assert head.spread.grad is not None
+
+
+def test_spread_stays_within_two_bounds_alone() -> None:
+    bounded, free = head_for(SPACES["bounded"]), head_for(SPACES["bounded below"])
+    for head in (bounded, free):
+        torch.nn.init.constant_(head.get_parameter("spread"), 3.0)
+    assert (bounded(output(bounded, 2)).std < 1).all()
+    torch.testing.assert_close(free(output(free, 1)).std[0, 0].item(), math.exp(2.0))
 
 
 @pytest.mark.parametrize(
