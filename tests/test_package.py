@@ -75,4 +75,4 @@ def test_the_python_in_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> No
     value = re.search(r"value=([\d.]+)", capsys.readouterr().out)
     assert value is not None
     assert float(value[1]) > 0.5
-    assert len(blocks) == 5
+    assert len(blocks) == 6
