@@ -1,5 +1,7 @@
 """From a network's outputs to a policy over an action space, and from its decisions to actions."""
 
+from abc import ABC, abstractmethod
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -11,7 +13,7 @@ from rlgrad.checks import describe
 from rlgrad.policies import Bernoulli, Categorical, Gaussian, Policy
 
 
-class Head(nn.Module):
+class Head(nn.Module, ABC):
     """What an action space asks of a policy.
 
     Args:
@@ -36,13 +38,13 @@ class Head(nn.Module):
             )
         return self.policy(output)
 
+    @abstractmethod
     def policy(self, output: Float[Tensor, "rows size"]) -> Policy:
         """The policy of outputs of the right shape."""
-        raise NotImplementedError
 
+    @abstractmethod
     def action(self, decision: Shaped[Tensor, "rows items"]) -> np.ndarray:
         """The actions that decisions stand for, as the environment wants them."""
-        raise NotImplementedError
 
 
 class BinaryHead(Head):
