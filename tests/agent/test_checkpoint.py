@@ -385,8 +385,12 @@ def test_what_fails_half_way_is_undone(folder: Path, monkeypatch: pytest.MonkeyP
 
 def test_infinite_settings_are_saved(tmp_path: Path) -> None:
     agent = made(max_grad_norm=math.inf)
+    agent.update()
     agent.save(tmp_path / "a")
-    agent.load(tmp_path / "a")
+    other = made(max_grad_norm=math.inf)
+    other.load(tmp_path / "a")
+    assert other.history == agent.history
+    assert_same(state_of(other), state_of(agent))
 
 
 def test_weights_that_are_not_finite_are_not_saved_over_others(folder: Path) -> None:
@@ -455,8 +459,11 @@ def test_a_file_and_an_agent_beside_other_files_are_not_overwritten(folder: Path
 
 
 def test_an_empty_folder_is_one_to_save_in(tmp_path: Path) -> None:
-    made().learn(10, out=tmp_path, progress=False)
-    made().load(tmp_path)
+    learned, loaded = made(), made()
+    learned.learn(10, out=tmp_path, progress=False)
+    loaded.load(tmp_path)
+    assert loaded.history == learned.history
+    assert_same(state_of(loaded), state_of(learned))
 
 
 def test_before_learning_it_is_found_out_whether_an_agent_may_be_replaced(folder: Path) -> None:

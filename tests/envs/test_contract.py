@@ -243,13 +243,18 @@ def test_a_window_opens_and_closes(name: str, no_display: None) -> None:
 
 
 def test_two_environments_share_the_window(no_display: None) -> None:
+    pygame = pytest.importorskip("pygame")
     first, other = (gym.make(name, render_mode="human") for name in IDS[:2])
     for env in (first, other, first):
         env.reset(seed=0)
     other.close()
-    first.step(first.action_space.sample())
+    assert pygame.display.get_surface() is None
+    first.step(first.action_space.sample())  # opens it again
+    shown = pygame.surfarray.array3d(pygame.display.get_surface()).swapaxes(0, 1)
+    np.testing.assert_array_equal(shown, first.unwrapped.game.frame(0))
     first.close()
     other.reset(seed=0)
+    assert pygame.display.get_surface() is not None
     other.close()
 
 
