@@ -122,7 +122,8 @@ def run(method: str, seed: int) -> Record:
         play(model, parts, same_start=method.endswith("same start"), seed=seed)
     else:
         tuned = method == "ce-tuned"
-        criterion: Any = bce if tuned else MetricLoss(f1, score_function(draws=DRAWS))
+        draws = torch.Generator().manual_seed(seed)
+        criterion: Any = bce if tuned else MetricLoss(f1, score_function(draws=DRAWS), generator=draws)
         history = fit(
             model, Stage(criterion, epochs=EPOCHS, lr=LR, patience=EPOCHS), parts["train"], parts["validation"], f1,
             threshold="tuned" if tuned else 0.0, batch_size=BATCH, seed=seed, progress=False,

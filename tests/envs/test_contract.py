@@ -3,7 +3,7 @@
 import copy
 import subprocess
 import sys
-from typing import Any
+from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
@@ -13,6 +13,7 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 import rlgrad_envs  # noqa: F401  # registers
+from rlgrad_envs.base import SingleEnv
 
 IDS = sorted(name for name in gym.registry if name.startswith("rlgrad/"))
 LONGEST = 500  # steps of an episode by default
@@ -251,7 +252,7 @@ def test_two_environments_share_the_window(no_display: None) -> None:
     assert pygame.display.get_surface() is None
     first.step(first.action_space.sample())  # opens it again
     shown = pygame.surfarray.array3d(pygame.display.get_surface()).swapaxes(0, 1)
-    np.testing.assert_array_equal(shown, first.unwrapped.game.frame(0))
+    np.testing.assert_array_equal(shown, cast(SingleEnv, first.unwrapped).game.frame(0))
     first.close()
     other.reset(seed=0)
     assert pygame.display.get_surface() is not None
